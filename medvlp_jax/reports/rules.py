@@ -1,0 +1,130 @@
+"""Rule-based report filter: text -> mentions (entity, position, exists) with character spans.
+
+`matcher` finds the phrases, `scopes` reads negation and uncertainty, `places` and `attach` the anatomy; here they meet.
+Words are in `lexicon`, `anatomy` and `cues`. What a reader may rely on:
+- exists: 1 stated, 0 denied ("no", "without", "has resolved", ...), 2 uncertain ("possible", "may represent", "cannot
+  be excluded", "A versus B", "A or B").
+- position: the finest of the 51 that the sentence gives; "bilateral" gives a left and a right mention (lung bases and
+  apices have a position for both); a stated anatomy outside the 51 is "other", none at all "unspecified".
+- an enlarged heart is cardiomegaly, by whichever words.
+- implied (switch, on by default): "normal heart size" also denies cardiomegaly, "the lungs are clear" also denies
+  opacity, consolidation and infiltrate. The table `IMPLIED` has the reasons.
+"""
+import functools
+
+from medvlp_jax.reports import attach, matcher, places, scopes
+from medvlp_jax.reports.anatomy import resolve
+from medvlp_jax.reports.sections import sentences
+from medvlp_jax.reports.triplets import Mention
+
+# What a normal statement denies: {group: (normal words, {denied entity: group})}. Only findings whose absence is part
+# of the statement's meaning, at the same position, so that a finding reported elsewhere keeps its label (present wins):
+# a heart of normal size is not enlarged; a mediastinum of normal contour is not widened; sharp angles are not blunted;
+# clear pleural spaces hold neither fluid nor air; intact bones are not broken; clear lungs show no opacity by whichever
+# of its three names. But small nodules, scars or calcified granulomas are routinely left out of "clear", so those are
+# not denied; nor is pneumonia, a diagnosis. "The lungs are otherwise clear" and "the right lung is clear" deny nothing.
+IMPLIED = {
+    "heart": (("normal", "unremarkable"), {"cardiomegaly": "heart", "enlarge": "heart"}),
+    "cardiomediastinum": (("normal", "unremarkable"), {"cardiomegaly": "heart", "widen": "mediastinum"}),
+    "mediastinum": (("normal", "unremarkable"), {"widen": "mediastinum"}),
+    "costophrenic": (("sharp", "sharply", "clear", "normal", "unremarkable"), {"blunt": "costophrenic"}),
+    "pleura": (("clear", "normal", "unremarkable"), {"effusion": "pleura", "pneumothorax": "pleura"}),
+    "vessels": (("normal", "unremarkable"), {"congestion": "vessels"}),
+    "bones": (("intact",), {"fracture": "bones"}),
+    "lung": (("clear", "normal", "unremarkable"), dict.fromkeys(("opacity", "consolidation", "infiltrate"), "lung")),
+}
+_HEART = frozenset({"heart", "cardiomediastinum"})
+_WORDS_OF_NEED = frozenset({"place", "absent"})
+_CACHED_SENTENCES = 1 << 16  # report sentences repeat: half of a corpus is a few thousand of them
+
+
+def _wanted(item: matcher.Item, groups: set) -> bool:
+    needs = item.value.needs
+    if not needs:
+        return True
+    if "absent" in needs:
+        return item.exists == 0
+    if "place" in needs:
+        return bool(groups)
+    return bool(needs & groups)
+
+
+def _drop_idle(clause: list[matcher.Item]) -> list[matcher.Item]:
+    """Without the words that cannot mean a finding here, so that they do not split phrases: those whose condition no
+    place of the clause meets, and normal words inside the phrase of a finding ("no clear consolidation")."""
+    named = {group for item in clause if item.kind == "place" for group in item.value}
+    return [item for k, item in enumerate(clause)
+            if item.kind != "finding" or not ((item.value.needs - _WORDS_OF_NEED and not item.value.needs & named)
+                                              or scopes.is_epithet(clause, k))]
+
+
+def _clause_mentions(clause: list[matcher.Item], before: list[tuple]) -> list[tuple]:
+    """(finding, its places, whether it is about the rest only) of a clause.
+
+    before: the same of the clause before, whose subject an adjective after "but" continues.
+    """
+    clause = _drop_idle(clause)
+    scopes.assign(clause)
+    clause = places.merge([item for item in clause if item.kind != "affirm"])
+    attach.attach(clause)
+    if before and clause and clause[0].kind == "stop":
+        for item in clause:
+            if item.kind == "finding" and item.value.adjective and not item.places and before[-1][0].value.adjective:
+                item.places = before[-1][0].places  # "the lungs are low in volume but clear"
+    rest = any(item.kind in ("rest", "otherwise") for item in clause)
+    out = []
+    for item in clause:
+        if item.kind == "finding":
+            settled = places.settle(item)
+            if _wanted(item, {group for place in settled for group in place.groups} if item.places else set()):
+                out.append((item, settled, rest))
+    return out
+
+
+@functools.lru_cache(maxsize=_CACHED_SENTENCES)
+def _sentence(text: str, implied: bool) -> tuple[Mention, ...]:
+    """Mentions of one sentence, with spans in it."""
+    out: dict[Mention, None] = {}
+    found: list[tuple] = []
+    for clause in scopes.clauses(matcher.items(text)):
+        found = _clause_mentions(clause, found)
+        for item, settled, rest in found:
+            entity, exists = item.value.entity, item.exists
+            groups = [(group, place.sides) for place in settled for group in place.groups]
+            for group, sides in groups:
+                for position in resolve(group, sides):
+                    out[Mention(entity, position, exists, item.start, item.end)] = None
+                if entity == "enlarge" and group in _HEART:
+                    out[Mention("cardiomegaly", "heart_size", exists, item.start, item.end)] = None
+            if not groups:
+                out[Mention(entity, "unspecified", exists, item.start, item.end)] = None
+            if implied and exists == 1:
+                out.update(dict.fromkeys(_implied(item, groups, rest)))
+    return tuple(out)
+
+
+def forget() -> None:
+    """Empties the cache of sentences."""
+    _sentence.cache_clear()
+
+
+def _implied(item: matcher.Item, groups: list[tuple], rest: bool):
+    """Mentions of what a normal statement denies."""
+    one_sided = len(frozenset().union(*(sides for _, sides in groups))) == 1
+    for group, sides in groups:
+        words, denied = IMPLIED.get(group, ((), {}))
+        if item.value.entity in words and not (group == "lung" and (rest or one_sided)):
+            for entity, at in denied.items():
+                for position in resolve(at, sides):
+                    yield Mention(entity, position, 0, item.start, item.end)
+
+
+def extract(text: str, implied: bool = True) -> list[Mention]:
+    """Mentions of a report (or any text), in order; see the module's text for what they mean.
+
+    implied: also the absences that normal statements imply, with the span of the normal word.
+    """
+    out = []
+    for start, end in sentences(text):
+        out += [m._replace(start=m.start + start, end=m.end + start) for m in _sentence(text[start:end], implied)]
+    return out

@@ -1,0 +1,179 @@
+"""Clauses, and what they say of their findings: absent (0), present (1) or uncertain (2).
+
+The idea is NegEx's (triggers with a scope that ends at conjunctions), on phrases instead of a window of words, and with
+lists read as lists: the comma in "no effusion, edema or pneumothorax" does not end the negation, the one in "no
+effusion, mild edema" does.
+"""
+from medvlp_jax.reports import vocab
+from medvlp_jax.reports.matcher import Item
+
+_NORMAL = frozenset(vocab.NORMAL) | {vocab.EXCLUDED}
+# Things everyone has: "the markings are normal" denies what their mention alone would state.
+_ORDINARY = frozenset({"marking", "engorgement"})
+
+
+def is_normal(item: Item) -> bool:
+    """Whether the finding says "as it should be" or "as before" rather than names an abnormality."""
+    return item.value.entity in _NORMAL
+
+
+def is_predicate(clause: list[Item], k: int) -> bool:
+    """Whether the finding at k is an adjective said after a verb ("is tortuous")."""
+    return clause[k].value.adjective and k > 0 and clause[k - 1].kind == "verb"
+
+
+def is_epithet(clause: list[Item], k: int) -> bool:
+    """Whether the normal word at k belongs to a finding's phrase ("no clear consolidation", "stable cardiomegaly")."""
+    if not is_normal(clause[k]) or not clause[k].value.adjective or is_predicate(clause, k):
+        return False
+    for i in range(k + 1, len(clause)):
+        item = clause[i]
+        if item.kind == "finding":
+            return not is_normal(item) and not is_predicate(clause, i)
+        if item.kind not in ("side", "place", "affirm", "unc"):
+            return False
+    return False
+
+
+def clauses(items: list[Item]) -> list[list[Item]]:
+    """Splits one sentence's items: at "but", ";", ..., and where a comma or "and" begins a statement with a subject and
+    verb of its own ("the lungs are clear and the heart is enlarged")."""
+    out, current, some = [], [], False
+    for k, item in enumerate(items):
+        if item.kind == "stop":
+            out.append(current)
+            current, some = [item], False
+        elif some and item.kind in ("comma", "and") and _own_statement(items, k + 1):
+            out.append(current)
+            current, some = [], False
+        else:
+            current.append(item)
+            some = some or item.kind == "finding"
+    return [clause for clause in (*out, current) if clause]
+
+
+def _own_statement(items: list[Item], k: int) -> bool:
+    """Whether an anatomy and then a verb come next, before any finding ("and the heart is")."""
+    place = False
+    while k < len(items):
+        kind = items[k].kind
+        if kind == "verb":
+            return place
+        if kind == "place":
+            place = True
+        elif kind not in ("side", "and", "comma", "affirm", "prep", "rest"):
+            return False
+        k += 1
+    return False
+
+
+def _list_goes_on(clause: list[Item], k: int) -> bool:
+    """Whether an "or" follows before the clause turns: then the comma at k is one of a list."""
+    for item in clause[k + 1:]:
+        if item.kind == "or":
+            return True
+        if item.kind in ("neg", "restart", "with", "gone") or (item.kind == "finding" and is_normal(item)):
+            return False
+    return False
+
+
+def _turns(clause: list[Item], k: int) -> bool:
+    """Whether the comma or "and" at k begins something that is stated on its own."""
+    following = clause[k + 1] if k + 1 < len(clause) else None
+    return following is not None and following.kind in ("affirm", "restart") and not _list_goes_on(clause, k)
+
+
+def assign(clause: list[Item]) -> None:
+    """Sets `exists` of every finding of a clause."""
+    state, scope = 1, ""  # scope: how far the state reaches, "clause", "list" or "next"
+    for k, item in enumerate(clause):
+        kind = item.kind
+        if kind == "finding":
+            if is_normal(item):
+                item.exists = 0 if scope == "next" else 1
+                state, scope = 1, ""
+                before = clause[k - 2] if k > 1 and clause[k - 1].kind == "verb" else item
+                if before.kind == "finding" and before.value.entity in _ORDINARY and item.exists:
+                    before.exists = 0
+            else:
+                item.exists = state
+                if scope == "next":
+                    state, scope = 1, ""
+        elif kind in ("neg", "gone"):
+            state, scope = 0, "list"
+        elif kind == "neg_next":
+            state, scope = 0, "next"
+        elif kind in ("unc", "unc_clause", "unsure"):
+            if state == 1 or kind == "unsure":
+                state, scope = 2, "clause" if kind == "unc_clause" else "list"
+        elif kind in ("stop", "restart", "otherwise", "with"):
+            state, scope = (1, "") if kind != "with" or scope == "list" else (state, scope)
+        elif kind == "comma" and scope == "list":
+            if _turns(clause, k) or (state == 2 and not _list_goes_on(clause, k)):
+                state, scope = 1, ""
+        elif kind == "and" and scope == "list":
+            side = k + 1 < len(clause) and clause[k + 1].kind in ("side", "place")
+            if _turns(clause, k) or (state == 2 and side):
+                state, scope = 1, ""
+    for k, item in enumerate(clause):
+        if item.kind in ("neg_post", "gone_post"):
+            _backwards(clause, k, 0)
+        elif item.kind == "unc_post" or (item.kind == "unc" and _predicate_cue(clause, k)):
+            _backwards(clause, k, 2)
+        elif item.kind == "neg" and k and clause[k - 1].kind == "colon" and not _finding_follows(clause, k):
+            _backwards(clause, k, 0)
+        elif item.kind == "versus":
+            _backwards(clause, k, 2)
+            _forward_one(clause, k)
+    _alternatives(clause)
+
+
+def _predicate_cue(clause: list[Item], k: int) -> bool:
+    """Whether the cue at k is said of what came before ("pneumonia is suspected", "pneumonia possible")."""
+    before = clause[k - 1] if k else None
+    return before is not None and not _finding_follows(clause, k) and before.kind in ("verb", "finding")
+
+
+def _finding_follows(clause: list[Item], k: int) -> bool:
+    return any(item.kind == "finding" for item in clause[k + 1:])
+
+
+def _backwards(clause: list[Item], k: int, exists: int) -> None:
+    """Gives a cue's value to the finding before it and those listed with it ("edema or mass is not seen")."""
+    joined, some = False, False
+    for item in reversed(clause[:k]):
+        if item.kind == "finding":
+            if is_normal(item) or (item.value.needs and "absent" not in item.value.needs):
+                continue
+            if exists == 0 or item.exists == 1:
+                item.exists = exists
+            some = True
+        elif item.kind in ("or", "and"):
+            joined = True
+        elif item.kind in ("neg", "stop", "restart", "neg_post", "gone_post", "with", "link", "unc_clause"):
+            return
+        elif item.kind == "verb" and some:
+            return  # "edema is present and effusion is not seen"
+        elif item.kind == "comma" and not joined and (some or clause[k].kind == "unc_post"):
+            return  # but go on at "the effusion, which has resolved"
+
+
+def _forward_one(clause: list[Item], k: int) -> None:
+    for item in clause[k + 1:]:
+        if item.kind == "finding" and not is_normal(item):
+            if item.exists == 1:
+                item.exists = 2
+            if not item.value.adjective:
+                return
+
+
+def _alternatives(clause: list[Item]) -> None:
+    """Affirmed nouns joined by "or" are alternatives ("scarring or atelectasis"): each is uncertain."""
+    if any(item.kind == "nothing" for item in clause):
+        return  # "no change in the effusion or pneumothorax": the "or" belongs to the "no"
+    nouns = [k for k, item in enumerate(clause)
+             if item.kind == "finding" and not item.value.adjective and not is_normal(item)]
+    for a, b in zip(nouns, nouns[1:], strict=False):
+        between = [item.kind for item in clause[a + 1:b] if item.kind not in ("side", "place", "finding", "prep")]
+        if between == ["or"] and clause[a].exists != 0 and clause[b].exists != 0:
+            clause[a].exists = clause[b].exists = 2

@@ -1,0 +1,118 @@
+"""Reports into sections and sentences. Layouts: MIMIC-CXR (headings on lines), Open-I (headings inline), plain text."""
+import re
+from collections.abc import Iterable
+
+# canonical section: headings (upper case, plural s optional)
+_HEADINGS = {
+    "findings": ["FINDING", "FINDINGS AND IMPRESSION", "FINDINGS/IMPRESSION", "REPORT", "OBSERVATION", "CHEST",
+                 "RESULT", "DESCRIPTION", "IMAGING NOTES", "RADIOLOGICAL FINDING"],
+    "impression": ["IMPRESSION", "CONCLUSION", "OPINION", "SUMMARY", "INTERPRETATION", "IMPRESSION AND RECOMMENDATION",
+                   "FINAL IMPRESSION", "ASSESSMENT", "DIAGNOSIS"],
+    "indication": ["INDICATION", "CLINICAL INDICATION", "REASON FOR EXAM", "REASON FOR EXAMINATION", "REASON FOR STUDY",
+                   "REASON FOR THE EXAM", "CLINICAL INFORMATION", "CLINICAL DATA", "CLINICAL HISTORY", "HISTORY",
+                   "PATIENT HISTORY", "REASON", "SYMPTOM", "PRESENTATION", "CLINICAL QUESTION"],
+    "comparison": ["COMPARISON", "COMPARISON STUDY", "COMPARISON STUDIES", "PRIOR", "PRIOR STUDY"],
+    "technique": ["TECHNIQUE", "PROCEDURE", "EXAMINATION", "EXAM", "STUDY", "TYPE OF EXAMINATION", "VIEW", "PROTOCOL",
+                  "TECHNICAL FACTOR"],
+    "recommendation": ["RECOMMENDATION", "RECOMMENDATIONS", "RECOMMEND", "FOLLOW UP", "FOLLOW-UP", "PLAN"],
+    "notification": ["NOTIFICATION", "NOTE", "WET READ", "COMMENT", "ADDENDUM", "ATTENDING", "DISCUSSION", "SIGNED",
+                     "DICTATED BY", "APPROVED BY"],
+}
+_SECTION = {name: section for section, names in _HEADINGS.items() for name in names}
+_SECTION |= {name + "S": section for name, section in _SECTION.items() if not name.endswith("S")}
+
+# A known name in any case after a sentence or line end; any words in capitals that begin a line; the usual names in
+# capitals anywhere. Runs of white space are bounded: an endless one must not cost its square.
+_KNOWN = "|".join(sorted(map(re.escape, _SECTION), key=len, reverse=True)).replace(r"\ ", r"\s{1,3}")
+_HEADING = re.compile(
+    rf"(?:(?:(?<=[.:;!?])|(?<=\n)|\A)[ \t\n]{{0,9}}(?:(?P<known>(?i:{_KNOWN}))|"
+    r"(?<![^\n])[ \t]{0,9}(?P<capitals>[A-Z][A-Z ,/()\-]{3,80}?))|"
+    r"(?<=\s)(?P<inline>FINDINGS?|IMPRESSIONS?|CONCLUSIONS?|INDICATION|COMPARISON|TECHNIQUE|HISTORY|RECOMMENDATIONS?))"
+    r"\s{0,3}:(?!\d)")
+_BANNER = re.compile(r"(?:(?<=\n)|\A)[ \t]*(?:FINAL REPORT|FINAL ADDENDUM|PRELIMINARY REPORT)[ \t]*(?=\n|\Z)")
+_VIEWS = re.compile(r"CHEST|VIEW|RADIOGRAPH|X-?RAY|LATERAL|FRONTAL|PORTABLE|UPRIGHT|SUPINE")
+# Lines of a structured report ("HEART: ...") are part of the section they stand in.
+_ORGANS = re.compile(r"LUNG|HEART|PLEURA|MEDIASTIN|BONE|OSSEOUS|CARDIAC|CARDIO|HIL[AU]|TUBE|LINE|DEVICE|DIAPHRAGM|"
+                     r"SOFT TISSUE|AIRWAY|ABDOMEN|PNEUMOTHORAX|EFFUSION|VESSEL|VASC|AORTA|SPINE|RIB|SUPPORT|OTHER")
+
+_ABBREVIATION = re.compile(r"(?:\b(?:dr|mr|mrs|ms|vs|e\.g|i\.e|approx|st|fig|pt|cf|ca)|\b[A-Za-z])\.$", re.I)
+# A full stop (not a decimal point), or a line that ends a paragraph or begins a list item or a new capital heading.
+_STOP = re.compile(r"(?<!\d)[.!?]+(?=\s|\Z|[A-Z\d(])|(?<=\d)[.!?]+(?=\s|\Z|[A-Z])|\n[ \t]*\n|"
+                   r"\n(?=[ \t]*(?:\d+[.)]|[-*•]))|\s(?=\d{1,2}[.)]\s*[A-Z])|\n(?=[ \t]*[A-Z])")
+_NUMBERING = re.compile(r"[\s.;,*•\-]*(?:\(?\d{1,2}[.)](?!\d)[\s.]*)?[\s*•\-]*")
+_LISTED = re.compile(r"[ \t]*(?:\d+[.)]|[-*•])")
+_WORDY = re.compile(r"\w")
+_SHORT_LINE = 50  # a line break after fewer characters is meant; longer lines are wrapped
+
+
+def sections(report: str) -> dict[str, str]:
+    """{section: text} of a report, stripped, in order of appearance; sections that occur twice are joined.
+
+    Names: "findings", "impression", "indication", "comparison", "technique", "recommendation", "notification", and
+    "preamble" for text before the first heading. A report without any heading is all "findings". A heading that names
+    views ("PORTABLE CHEST RADIOGRAPH:") begins the findings, headings of organs ("HEART:") stay inside their section,
+    any other heading in capitals gets a section of its own, in lower case.
+    """
+    report = _BANNER.sub("\n", report.replace("\r\n", "\n"))
+    marks = [(0, 0, "preamble")]
+    for m in _HEADING.finditer(report):
+        name = " ".join((m["known"] or m["inline"] or m["capitals"]).upper().split())
+        section = _SECTION.get(name)
+        if section is None and not _ORGANS.search(name):
+            section = "findings" if _VIEWS.search(name) else name.lower()
+        if section == "findings" and name == "CHEST" and marks[-1][2] == "impression":
+            continue  # "IMPRESSION: Chest: ..." goes on with the impression
+        if section is not None:
+            marks.append((m.start(), m.end(), section))
+    out: dict[str, str] = {}
+    for (_, begin, name), (end, *_) in zip(marks, marks[1:] + [(len(report),)], strict=True):
+        text = report[begin:end].strip()
+        if text:
+            out[name] = f"{out[name]}\n{text}" if name in out else text
+    if list(out) == ["preamble"]:
+        out = {"findings": out["preamble"]}
+    return out
+
+
+def report_text(report: str, sections_wanted: Iterable[str] = ("impression", "findings")) -> str:
+    """The named sections in the given order, as one text; "" if the report is empty.
+
+    A report that has none of them (MIMIC-CXR has such) gives what is left without indication, comparison, technique,
+    recommendation and notification.
+    """
+    found = sections(report)
+    wanted = [found[name] for name in sections_wanted if name in found]
+    if not wanted:
+        skipped = {"indication", "comparison", "technique", "recommendation", "notification"}
+        wanted = [text for name, text in found.items() if name not in skipped]
+    return "\n\n".join(wanted)
+
+
+def sentences(text: str) -> list[tuple[int, int]]:
+    """Character spans (start, end) of the sentences of a text, without list numbers and surrounding white space.
+
+    Full stops, blank lines, list items and short lines end a sentence; decimals, abbreviations and wrapped lines do
+    not.
+    """
+    spans, begin, line = [], 0, 0
+    for m in _STOP.finditer(text):
+        mark = m.group()
+        if mark.strip():
+            short = _ABBREVIATION.search(text, max(begin, m.start() - 8), m.start() + 1)
+            if short and text[m.end():m.end() + 1] != "\n":
+                continue
+        elif mark.startswith("\n"):
+            length, line = m.start() - line, m.end()
+            if "\n" not in mark[1:] and length >= _SHORT_LINE and not _LISTED.match(text, m.end()):
+                continue
+        spans.append((begin, m.end()))
+        begin = m.end()
+    spans.append((begin, len(text)))
+    return [span for span in (_trim(text, *span) for span in spans) if _WORDY.search(text, *span)]
+
+
+def _trim(text: str, start: int, end: int) -> tuple[int, int]:
+    start = min(_NUMBERING.match(text, start, end).end(), end)
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    return start, end

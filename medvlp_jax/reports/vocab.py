@@ -1,0 +1,127 @@
+"""The label space: K = 75 entities and A = 51 positions, and data set labels mapped to entities.
+
+Names and order are MedKLIP's (arXiv 2301.02228 and its published program), so that label matrices, knowledge tables
+and checkpoints can be exchanged. Eight entities are normal observations, 65 are abnormal ones, `tail_abnorm_obs` takes
+every other abnormality and `excluded_obs` what says nothing about this image ("unchanged", "postoperative").
+"""
+import difflib
+import re
+
+from medvlp_jax.reports.aliases import ALIASES, PADCHEST, QUALIFIERS
+
+NORMAL = ("normal", "clear", "sharp", "sharply", "unremarkable", "intact", "stable", "free")
+
+ABNORMAL = (
+    "effusion", "opacity", "pneumothorax", "edema", "atelectasis", "tube", "consolidation", "process", "abnormality",
+    "enlarge", "tip", "low", "pneumonia", "line", "congestion", "catheter", "cardiomegaly", "fracture", "air",
+    "tortuous", "lead", "disease", "calcification", "prominence", "device", "engorgement", "picc", "clip", "elevation",
+    "expand", "nodule", "wire", "fluid", "degenerative", "pacemaker", "thicken", "marking", "scar", "hyperinflate",
+    "blunt", "loss", "widen", "collapse", "density", "emphysema", "aerate", "mass", "crowd", "infiltrate", "obscure",
+    "deformity", "hernia", "drainage", "distention", "shift", "stent", "pressure", "lesion", "finding", "borderline",
+    "hardware", "dilation", "chf", "redistribution", "aspiration",
+)
+
+TAIL, EXCLUDED = "tail_abnorm_obs", "excluded_obs"
+
+ENTITIES = NORMAL + ABNORMAL + (TAIL, EXCLUDED)
+
+POSITIONS = (
+    "trachea", "left_hilar", "right_hilar", "hilar_unspec", "left_pleural", "right_pleural", "pleural_unspec",
+    "heart_size", "heart_border", "left_diaphragm", "right_diaphragm", "diaphragm_unspec", "retrocardiac",
+    "lower_left_lobe", "upper_left_lobe", "lower_right_lobe", "middle_right_lobe", "upper_right_lobe",
+    "left_lower_lung", "left_mid_lung", "left_upper_lung", "left_apical_lung", "left_lung_unspec",
+    "right_lower_lung", "right_mid_lung", "right_upper_lung", "right_apical_lung", "right_lung_unspec",
+    "lung_apices", "lung_bases", "left_costophrenic", "right_costophrenic", "costophrenic_unspec",
+    "cardiophrenic_sulcus", "mediastinal", "spine", "clavicle", "rib", "stomach", "right_atrium", "right_ventricle",
+    "aorta", "svc", "interstitium", "parenchymal", "cavoatrial_junction", "cardiopulmonary", "pulmonary",
+    "lung_volumes", "unspecified", "other",
+)
+
+# Lemmas that MedKLIP's filter puts into `excluded_obs`: changes, sizes and history, nothing seen on this image.
+RADGRAPH_EXCLUDED = (
+    "none", "unchanged", "change", "great", "similar", "large", "small", "moderate", "mild", "median", "decrease",
+    "bad", "more", "constant", "worsen", "new", "improve", "status", "position", "sternotomy", "cabg", "replacement",
+    "postoperative", "assessment", "patient",
+)
+
+# What a tube, a wire or a pacemaker adds to an image: a device, not a disease.
+DEVICES = ("tube", "tip", "line", "catheter", "lead", "device", "picc", "clip", "wire", "pacemaker", "drainage",
+           "stent", "hardware")
+
+# Words of the abnormal list that describe normal images as well ("well expanded", "lung markings", "upper limits of
+# normal").
+NEUTRAL = ("expand", "aerate", "marking", "pressure", "finding", "borderline")
+
+_ENTITY_INDEX = {name: i for i, name in enumerate(ENTITIES)}
+_POSITION_INDEX = {name: i for i, name in enumerate(POSITIONS)}
+
+
+def hint(name: str, known) -> str:
+    """The end of an error message: the nearest of the known names, or nothing."""
+    close = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def entity_index(name: str) -> int:
+    """Index of an entity in `ENTITIES`.
+
+    Raises:
+      KeyError: no such entity, with the nearest names.
+    """
+    if name not in _ENTITY_INDEX:
+        raise KeyError(f"unknown entity {name!r}, expected one of the {len(ENTITIES)} names of vocab.ENTITIES"
+                       + hint(name, ENTITIES))
+    return _ENTITY_INDEX[name]
+
+
+def position_index(name: str) -> int:
+    """Index of a position in `POSITIONS`.
+
+    Raises:
+      KeyError: no such position, with the nearest names.
+    """
+    if name not in _POSITION_INDEX:
+        raise KeyError(f"unknown position {name!r}, expected one of the {len(POSITIONS)} names of vocab.POSITIONS"
+                       + hint(name, POSITIONS))
+    return _POSITION_INDEX[name]
+
+
+def _key(label: str) -> str:
+    """One spelling for all: "Pleural_Thickening", "pleural thickening" and " Pleural-Thickening" are the same label."""
+    return " ".join(re.sub(r"[_\-.,()]+", " ", label.lower()).split())
+
+
+_TABLE = ({_key(name): name for name in ENTITIES}
+          | {_key(alias): entity for entity, names in PADCHEST.items() for alias in names}
+          | {_key(alias): entity for entity, names in ALIASES.items() for alias in names})
+_QUALIFIERS = {_key(alias): entity for entity, names in QUALIFIERS.items() for alias in names}
+
+
+def lookup(label: str) -> str | None:
+    """The entity that a data set's label names, or None where no entity fits.
+
+    Covers ChestX-ray14, CheXpert, PadChest, Open-I (MeSH), RSNA, SIIM, VinDr-CXR, ChestX-Det10, Object-CXR, MS-CXR and
+    the COVID sets; case, underscores and hyphens do not matter. A MeSH path such as "Aorta, Thoracic/tortuous/mild" is
+    looked up whole, then heading first, then by its qualifiers ("tortuous").
+    """
+    whole = _key(label)
+    if whole in _TABLE:
+        return _TABLE[whole]
+    parts = [_key(part) for part in label.split("/")]
+    if len(parts) == 1:
+        return None
+    return next((table[part] for table, some in ((_TABLE, parts[:1]), (_QUALIFIERS, parts[1:]), (_TABLE, parts[1:]))
+                 for part in some if part in table), None)
+
+
+def require(label: str) -> str:
+    """As `lookup`, but a label that fits no entity is an error.
+
+    Raises:
+      KeyError: no entity fits, with the nearest labels that are known.
+    """
+    entity = lookup(label)
+    if entity is None:
+        raise KeyError(f"no entity for the label {label!r}; expected a label of a supported data set or one of "
+                       f"vocab.ENTITIES" + hint(_key(label), _TABLE))
+    return entity
