@@ -1,0 +1,112 @@
+"""The one check of a manifest before a run: every image decoded, every report and label looked at, one summary."""
+import concurrent.futures
+from collections import Counter
+from typing import NamedTuple
+
+from absl import logging
+
+from medvlp_jax.input import decode
+from medvlp_jax.input.manifest import ManifestSource, label_names, mask_paths, parse_json
+from medvlp_jax.reports import vocab
+
+SHOWN = 20
+
+
+class Summary(NamedTuple):
+    """What was found. Rows are named by their line in the manifest, so that no identifier gets into a log.
+
+    total: rows looked at; skipped: {reason: lines} of rows that are left out; unknown_labels: {label: rows that list it},
+    the label being ignored; short_reports: lines of rows kept for their labels although the report has no two words.
+    """
+
+    total: int
+    skipped: dict[str, list[int]]
+    unknown_labels: dict[str, int]
+    short_reports: list[int]
+
+    @property
+    def bad(self) -> int:
+        """Number of rows left out."""
+        return sum(len(lines) for lines in self.skipped.values())
+
+    def __str__(self) -> str:
+        parts = [f"{self.total} rows, {self.total - self.bad} usable"]
+        parts += [f"skipped, {reason}: {_lines(lines)}" for reason, lines in sorted(self.skipped.items())]
+        if self.short_reports:
+            parts.append(f"report ignored, empty or one word: {_lines(self.short_reports)}")
+        if self.unknown_labels:
+            names = sorted(self.unknown_labels.items(), key=lambda item: (-item[1], item[0]))
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            parts.append("labels ignored, no entity fits: " + ", ".join(f"{k!r} ({n})" for k, n in names[:SHOWN]) + more)
+        return "; ".join(parts)
+
+
+def _lines(lines: list[int]) -> str:
+    more = f" and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+    return f"{len(lines)} (line {', '.join(map(str, lines[:SHOWN]))}{more})"
+
+
+def check(source: ManifestSource, max_bad_share: float = 0.05, threads: int = 4) -> tuple[ManifestSource, Summary]:
+    """Looks at every row of a source once -> (the source without unusable rows, what was found).
+
+    Left out are rows whose image (or mask) is missing, empty, a git-LFS pointer, truncated, unreadable, too large, outside of
+    the root or named twice, rows with a mask of another size than the image, and rows with nothing to learn from or to be
+    judged by: no report of two words or more, no known label, no box, no mask - unless the manifest has none of these
+    columns. An unknown label is ignored, its row stays if anything else is left. Everything is counted and named in one log
+    line.
+
+    Raises:
+      ValueError: more than `max_bad_share` of the rows are left out, or all; lists the first of each reason.
+    """
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(lambda index: _look(source, index), range(len(source)), chunksize=64))
+    skipped, unknown, short, keep, seen = {}, Counter(), [], [], set()
+    for index, (reason, image, labels, is_short, _) in enumerate(found):
+        if reason is None and image in seen:
+            reason = "image named twice"
+        seen.add(image)
+        unknown.update(labels)
+        if reason:
+            skipped.setdefault(reason, []).append(source.line(index))
+            continue
+        keep.append(index)
+        if is_short:
+            short.append(source.line(index))
+    summary = Summary(len(source), skipped, dict(unknown), short)
+    name = f"{source.table.path.name}, split {source.split}"
+    if summary.bad > max_bad_share * len(source) or not keep:
+        missing = next((detail for reason, *_, detail in found if "missing file" in (reason or "")), "")
+        raise ValueError(f"{name}: {summary.bad / len(source):.1%} of the rows cannot be used, {max_bad_share:.1%} are "
+                         f"allowed. {summary}" + (f"; first missing file: {missing}" if missing else ""))
+    (logging.warning if summary.bad else logging.info)("%s: %s", name, summary)
+    return source.subset(keep) if summary.bad else source, summary
+
+
+def _look(source: ManifestSource, index: int) -> tuple[str | None, str, list[str], bool, str]:
+    """One row -> (why it is left out or None, its image path, labels without entity, report too short, detail)."""
+    row = source.table[source.rows[index]]
+    labels, masks = label_names(row), mask_paths(row)
+    unknown = [name for name in labels if vocab.lookup(name) is None]
+    has_text = bool(source.text(index))
+    is_short = not has_text and bool(str(row.get("report") or "").strip())
+    reason, detail = _look_at_files(source, index, row)
+    useful = has_text or len(unknown) < len(labels) or parse_json(row, "boxes", []) or masks
+    if reason is None and not useful and {"report", "labels", "boxes", "mask", "masks"} & set(source.table.columns):
+        reason = "no report, label, box or mask"
+        if labels or is_short:
+            reason = "only unknown labels" if labels else "report empty or one word"
+    return reason, str(row.get("image") or "").strip(), unknown, is_short, detail
+
+
+def _look_at_files(source: ManifestSource, index: int, row: dict) -> tuple[str | None, str]:
+    """Decodes the image and the masks of a row -> (what is wrong or None, detail)."""
+    what = ""
+    try:
+        data, masks = source.files(index, row)
+        shape = decode.decode(data).shape
+        what = "mask: "
+        if any(masks[name].shape != shape for name in masks):
+            return "mask: not of the image's size", ""
+    except decode.ImageError as e:
+        return what + e.reason, e.detail
+    return None, ""

@@ -1,0 +1,121 @@
+"""Encoded image bytes -> 8-bit grey pixels, with errors that say what is wrong with the bytes.
+
+Formats: whatever OpenCV reads (JPEG, PNG, BMP, TIFF, WebP); 8 or 16 bits; grey, RGB, CMYK, with or without alpha.
+"""
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+# One image is one task here: OpenCV's own threads would only fight with the pipeline's.
+cv2.setNumThreads(1)
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what fails is raised as an ImageError
+
+MAX_PIXELS = 100_000_000  # decoded; a 30,000 px square would take 900 MB of one worker's memory
+LFS_PREFIX = b"version https://git-lfs"
+_FRAME_MARKERS = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG start-of-frame segments
+
+
+class ImageError(ValueError):
+    """Bytes that are no usable image. `reason` is one of REASONS; `detail` may add what was found."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+    def __reduce__(self):  # keeps both fields when a worker process raises it
+        return ImageError, (self.reason, self.detail)
+
+
+REASONS = ("empty file", "git-LFS pointer", "unreadable", "truncated", "too large")
+
+
+class Header(NamedTuple):
+    """What the first bytes tell: kind "jpeg" or "png", size in pixels, and where the pixel data start."""
+
+    kind: str
+    height: int
+    width: int
+    start: int
+
+
+def probe(data: bytes) -> Header | None:
+    """The header of a JPEG or PNG without decoding it; None for any other format or a damaged header."""
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
+        return Header("png", int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"), 24)
+    if data[:2] != b"\xff\xd8":
+        return None
+    at, size = 2, None
+    while at + 4 <= len(data):  # walk the segments up to the start of scan
+        if data[at] != 0xFF:
+            return None
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker in _FRAME_MARKERS and at + 9 <= len(data):
+            size = int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+        if marker == 0xDA:
+            return Header("jpeg", *size, at) if size else None
+        at += 2 + length
+    return None
+
+
+def _complete(data: bytes, header: Header) -> bool:
+    """Whether the end marker is there: OpenCV fills the missing part of a cut file with grey and says nothing."""
+    end = b"\xff\xd9" if header.kind == "jpeg" else b"IEND"
+    return data.rfind(end) > header.start
+
+
+def reduction(height: int, width: int, short_side: int | None) -> int:
+    """The largest of 1, 2, 4, 8 by which an image can shrink with its short side staying >= `short_side`."""
+    if not short_side:
+        return 1
+    return next((k for k in (8, 4, 2) if min(height, width) >= k * short_side), 1)
+
+
+_REDUCED = {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8}
+
+
+def decode(data: bytes, short_side: int | None = None) -> np.ndarray:
+    """Encoded bytes -> uint8 (h, w) grey image.
+
+    `short_side` is a hint: a JPEG whose short side is at least 2, 4 or 8 times as large is decoded at 1/2, 1/4 or 1/8 of
+    its size (scaled DCT, several times faster). 16-bit images are stretched from their own range to 0..255: detectors
+    store 10 to 15 bits of them. EXIF rotation is not applied, so boxes in stored pixels stay right.
+
+    Raises:
+      ImageError: with one of `REASONS`.
+    """
+    if not data:
+        raise ImageError("empty file")
+    if data[: len(LFS_PREFIX)] == LFS_PREFIX:
+        raise ImageError("git-LFS pointer", "fetch the real file with `git lfs pull`")
+    header = probe(data)
+    scale = 1
+    if header:
+        if not _complete(data, header):
+            raise ImageError("truncated", f"the end marker of the {header.kind} is missing")
+        scale = reduction(header.height, header.width, short_side) if header.kind == "jpeg" else 1
+        if header.height * header.width > MAX_PIXELS * scale**2:
+            raise ImageError("too large", f"{header.width} x {header.height} px, the limit is {MAX_PIXELS:,} pixels")
+    flags = _REDUCED[scale] if scale > 1 else cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as e:
+        raise ImageError("unreadable", str(e).strip().splitlines()[-1][:200]) from None
+    if image is None or image.size == 0:
+        raise ImageError("unreadable", f"{len(data)} bytes that are no image known to OpenCV")
+    return to_uint8(image)
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """(h, w) of any real dtype -> uint8; other than 8-bit values are stretched from their own minimum..maximum."""
+    if image.dtype == np.uint8:
+        return image
+    image = image.astype(np.float32)
+    low, high = float(image.min()), float(image.max())
+    if not np.isfinite(low + high):
+        raise ImageError("unreadable", "pixel values that are not finite")
+    return np.rint((image - low) * (255.0 / max(high - low, 1e-6))).astype(np.uint8)

@@ -1,0 +1,194 @@
+"""Geometry of images, boxes and masks: numpy and OpenCV, uint8 grey in and out, deterministic given a Generator.
+
+Pixel convention: pixel i covers [i, i + 1); a box (x, y, w, h) is in these continuous coordinates. Conversion to float and
+normalisation are done on the device.
+"""
+import math
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from medvlp_jax.input import decode
+from medvlp_jax.input.randaugment import rand_augment
+
+FITS = ("stretch", "pad", "short")
+CROPS = ("random_resized", "random", "none")
+
+
+class Geometry(NamedTuple):
+    """x_out = x_in * sx + tx and y_out = y_in * sy + ty, in continuous pixel coordinates."""
+
+    sx: float = 1.0
+    sy: float = 1.0
+    tx: float = 0.0
+    ty: float = 0.0
+
+    def then(self, sx=1.0, sy=1.0, tx=0.0, ty=0.0) -> "Geometry":
+        """This map followed by another."""
+        return Geometry(self.sx * sx, self.sy * sy, self.tx * sx + tx, self.ty * sy + ty)
+
+
+def load(image, short_side: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
+    """The image field of an Example (encoded bytes, or a uint8/uint16 (H, W) array) -> (uint8 (h, w), (H, W)).
+
+    (H, W) is the size that boxes and masks refer to; (h, w) is smaller where `short_side` let a JPEG decode at a fraction.
+
+    Raises:
+      decode.ImageError: the bytes are no usable image.
+    """
+    if isinstance(image, np.ndarray):
+        if image.ndim == 3 and image.shape[-1] == 1:
+            image = image[..., 0]
+        if image.ndim != 2:
+            raise ValueError(f"an image array must be (H, W) grey, got shape {image.shape}")
+        return decode.to_uint8(image), image.shape
+    pixels = decode.decode(image, short_side)
+    header = decode.probe(image)
+    return pixels, (header.height, header.width) if header else pixels.shape
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(h, w) -> (height, width): bicubic, and where it shrinks without aliasing, as Pillow does it.
+
+    A shrink by 1.25 to 2.5 goes through twice the target size (bilinear, then the mean of 2x2 pixels): as near to Pillow's
+    result as OpenCV's area averaging of any ratio, and three times as fast.
+    """
+    if image.shape == (height, width):
+        return image
+    shrink = max(image.shape[0] / height, image.shape[1] / width)
+    if shrink < 1.25:
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    if shrink <= 2.5 and image.shape != (2 * height, 2 * width):
+        image = cv2.resize(image, (2 * width, 2 * height), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def window(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
+    """The (size, size) window with its corner at (top, left), black outside the image."""
+    height, width = image.shape
+    if 0 <= top <= height - size and 0 <= left <= width - size:
+        return image[top : top + size, left : left + size]
+    out = np.zeros((size, size), image.dtype)
+    y0, y1 = max(top, 0), min(top + size, height)
+    x0, x1 = max(left, 0), min(left + size, width)
+    if y1 > y0 and x1 > x0:
+        out[y0 - top : y1 - top, x0 - left : x1 - left] = image[y0:y1, x0:x1]
+    return out
+
+
+def fit(image: np.ndarray, size: int, how: str) -> tuple[np.ndarray, Geometry]:
+    """Brings an image to `size`: "stretch" to a square (MedKLIP's test), "pad" the long side to `size` and fill up with
+    black to a square (MGCA), "short" the short side to `size`, not square. -> (image, its Geometry)."""
+    height, width = image.shape
+    if how == "stretch":
+        return resize(image, size, size), Geometry(size / width, size / height)
+    if how not in FITS:
+        raise ValueError(f"unknown fit {how!r}; known: {', '.join(FITS)}")
+    scale = size / (max if how == "pad" else min)(height, width)
+    new_h, new_w = max(round(height * scale), 1), max(round(width * scale), 1)
+    geometry = Geometry(new_w / width, new_h / height)
+    image = resize(image, new_h, new_w)
+    if how == "short":
+        return image, geometry
+    top, left = (size - new_h) // 2, (size - new_w) // 2
+    return window(image, -top, -left, size), geometry.then(tx=left, ty=top)
+
+
+def center_crop(image: np.ndarray, size: int) -> tuple[np.ndarray, Geometry]:
+    """The central (size, size) window, black where the image is smaller. -> (image, its Geometry)."""
+    top, left = (image.shape[0] - size) // 2, (image.shape[1] - size) // 2
+    return window(image, top, left, size), Geometry(tx=-left, ty=-top)
+
+
+def random_crop(rng: np.random.Generator, image: np.ndarray, size: int) -> np.ndarray:
+    """A (size, size) window at a uniform place; an image smaller than that is padded first, centrally."""
+    height, width = image.shape
+    top = int(rng.integers(height - size + 1)) if height >= size else (height - size) // 2
+    left = int(rng.integers(width - size + 1)) if width >= size else (width - size) // 2
+    return window(image, top, left, size)
+
+
+def random_resized_crop(rng: np.random.Generator, image: np.ndarray, size: int, scale=(0.2, 1.0),
+                        ratio=(3 / 4, 4 / 3)) -> np.ndarray:
+    """A window of `scale` times the image's area and an aspect of `ratio` (log-uniform), resized to (size, size).
+
+    As torchvision's transform of the same name, which MedKLIP uses: ten tries, then the largest central window that
+    keeps the aspect within bounds.
+    """
+    height, width = image.shape
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+            break
+    else:
+        w, h = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
+        top, left = (height - h) // 2, (width - w) // 2
+    return resize(image[top : top + h, left : left + w], size, size)
+
+
+def train_image(rng: np.random.Generator, image, *, size: int, crop: str, frame: int, how: str, scale=(0.2, 1.0),
+                hflip: float = 0.0, augment: tuple[int, int] | None = None) -> np.ndarray:
+    """The image field of an Example -> a randomly changed uint8 (size, size, 1).
+
+    crop: "random_resized" (MedKLIP: `scale` of the area), "random" (MLIP: `fit` to `frame`, then a window) or "none" (`fit`
+    to `size`). `augment` = (n, m) is RandAugment's number of operations and magnitude. `hflip` is a probability, 0 unless
+    the labels name no sides.
+
+    Raises:
+      decode.ImageError: the bytes are no usable image.
+      ValueError: unknown `crop` or `how`.
+    """
+    if crop == "random_resized":
+        # The smallest window of the scaled decode still has `size` pixels a side.
+        pixels, _ = load(image, round(size / math.sqrt(scale[0])))
+        pixels = random_resized_crop(rng, pixels, size, scale)
+    elif crop == "random":
+        pixels, _ = load(image, frame)
+        pixels = random_crop(rng, fit(pixels, frame, how)[0], size)
+    elif crop == "none":
+        pixels, _ = load(image, size)
+        pixels = center_crop(fit(pixels, size, how)[0], size)[0]
+    else:
+        raise ValueError(f"unknown crop {crop!r}; known: {', '.join(CROPS)}")
+    if hflip and rng.random() < hflip:
+        pixels = pixels[:, ::-1]
+    if augment:
+        pixels = rand_augment(rng, np.ascontiguousarray(pixels), *augment)
+    return np.ascontiguousarray(pixels)[..., None]  # (size, size, 1)
+
+
+def eval_image(image, *, size: int, frame: int, how: str) -> tuple[np.ndarray, Geometry]:
+    """The image field of an Example -> (uint8 (size, size, 1), Geometry from its own pixels): `fit` to `frame`, then the
+    central window of `size` (no crop where `frame` == `size`)."""
+    pixels, (height, width) = load(image, frame)
+    geometry = Geometry(pixels.shape[1] / width, pixels.shape[0] / height)  # of a decode at a fraction
+    pixels, fitted = fit(pixels, frame, how)
+    pixels, cropped = center_crop(pixels, size)
+    geometry = geometry.then(*fitted).then(*cropped)
+    return np.ascontiguousarray(pixels)[..., None], geometry  # (size, size, 1)
+
+
+def map_boxes(boxes, geometry: Geometry, size: int) -> list[tuple[str, float, float, float, float]]:
+    """[(name, x, y, w, h)] in source pixels -> the same in the (size, size) output, clipped to it; what lies outside of it
+    or is thinner than a hundredth of a pixel is left out."""
+    out = []
+    for name, x, y, w, h in boxes:
+        x0, x1 = (min(max(v * geometry.sx + geometry.tx, 0.0), size) for v in (x, x + w))
+        y0, y1 = (min(max(v * geometry.sy + geometry.ty, 0.0), size) for v in (y, y + h))
+        if x1 - x0 > 0.01 and y1 - y0 > 0.01:
+            out.append((name, x0, y0, x1 - x0, y1 - y0))
+    return out
+
+
+def map_mask(mask: np.ndarray, geometry: Geometry, size: int) -> np.ndarray:
+    """(H, W) bool in source pixels -> (size, size) bool: the source pixel under the centre of each output pixel."""
+    inverse = np.array([  # output index -> source index; centres are at index + 0.5
+        [1 / geometry.sx, 0, (0.5 - geometry.tx) / geometry.sx - 0.5],
+        [0, 1 / geometry.sy, (0.5 - geometry.ty) / geometry.sy - 0.5],
+    ])
+    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(mask.astype(np.uint8), inverse, (size, size), flags=flags).astype(bool)
