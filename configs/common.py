@@ -1,0 +1,83 @@
+"""What every pre-training config shares: data, evaluation, checkpointing and the three data variants."""
+from ml_collections import ConfigDict
+
+VARIANTS = ("", "quickstart", "manifest", "mimic_cxr")
+
+
+def base(variant: str, workload: str) -> ConfigDict:
+    """The part of a config that does not depend on the method.
+
+    Raises:
+      ValueError: unknown variant, with the known ones.
+    """
+    if variant not in VARIANTS:
+        known = ", ".join(v for v in VARIANTS if v)
+        raise ValueError(f"configs/{workload}.py has no variant {variant!r}; known: {known}, none = the paper's recipe")
+    c = ConfigDict()
+    c.method = workload
+    c.variant = variant
+    c.required = ()  # keys that must be set, see require_weights
+    c.init = ""  # weights of the whole model (published MedKLIP or MGCA): file, directory or hf:<id>
+    c.seed = 0  # fixes initial weights, data order, augmentation and dropout
+    c.dtype = "float32"  # compute type; "bfloat16" on accelerators (parameters and statistics stay float32)
+    c.mesh = ConfigDict({"data": -1, "fsdp": 1})  # -1: all remaining devices
+    c.sharding = "replicated"  # or "fsdp": parameters and optimizer state split over the fsdp axis
+
+    c.data = d = ConfigDict()
+    d.name = "phantom"  # the embedded synthetic radiographs; "manifest" for your own images
+    d.path = ""  # manifest: the CSV or JSONL
+    d.root = ""  # manifest: folder the image paths are relative to; empty = the manifest's own
+    d.phantom_sizes = ConfigDict({"train": 20_000, "val": 512, "test": 1024})
+    d.cache = False  # keep decoded (phantom: drawn) images in memory
+    d.image_size = 224
+    d.frame = 256  # side the image is brought to before a window of image_size is cut out
+    d.batch_size = 0  # global, over all devices and processes; set by the method
+    d.eval_batch_size = 128
+    d.workers = 4  # loader processes per host; 0 = threads of this process
+    d.tokenizer = ""  # directory with vocab.txt; empty = that of the text weights, or the small one shipped here
+    d.max_tokens = 112  # MGCA and MLIP
+    d.sections = ("impression", "findings")  # of a report, in this order
+    d.max_bad_share = 0.02  # above it, unreadable records stop the run instead of being skipped
+    d.closed_world = "auto"  # manifest: whether a row's label list is complete (input/manifest.py)
+    d.examples = ConfigDict()  # set by the method: fields of input.examples.Options
+
+    c.knowledge = k = ConfigDict()
+    k.descriptions = ""  # JSON with entity and position texts; empty = ours
+    k.init = ""  # weights of the frozen text encoder: file, directory or hf:<id>; empty = random, fixed by knowledge.seed
+    k.size = "base"  # of the random encoder
+    k.seed = 0
+    k.max_length = 128  # MedKLIP
+    k.pooling = "cls"  # "mean" for sentence encoders such as MiniLM
+    k.standardize = False  # zero mean, unit variance over the table: needed where all vectors are nearly alike
+    k.cache_dir = ""  # empty = <workdir>/knowledge
+
+    c.train = t = ConfigDict()
+    t.epochs = 0  # set by the method
+    t.steps = 0  # > 0 overrides epochs
+    t.log_every = 50
+    t.eval_every = 2000
+    t.checkpoint_every = 1000
+    t.keep = 2
+    t.best_metric = "val/zeroshot/auc_macro"  # its best checkpoint is kept beside the last ones; "" = none
+    t.tensorboard = True
+
+    c.evals = e = ConfigDict()
+    e.split = "test"
+    e.limit = 0  # examples; 0 = all
+    e.quick_limit = 512  # of the validation split, during training
+    e.figures = True
+    e.tasks = ("zeroshot", "grounding", "retrieval")
+    e.options = ConfigDict({"retrieval": {"gallery": 256}})  # arguments of a task's make()
+
+    if variant == "quickstart":
+        d.image_size, d.frame, d.max_tokens, d.workers, d.cache = 112, 124, 80, 0, True
+        k.size, k.standardize = "mini", True
+        t.log_every, t.checkpoint_every, t.eval_every = 20, 500, 100_000
+    if variant in ("manifest", "mimic_cxr"):
+        d.name = "manifest"
+    return c
+
+
+def require_weights(c: ConfigDict, where: dict[str, str]) -> None:
+    """Marks config keys that must name weights before the run starts: {key: how to get them}."""
+    c.required = tuple(where.items())

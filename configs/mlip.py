@@ -1,0 +1,109 @@
+"""MLIP, reconstructed (CVPR 2024, arXiv 2402.02045).
+
+    python -m medvlp_jax.train --config=configs/mlip.py:quickstart           # embedded data, CPU minutes
+    python -m medvlp_jax.train --config=configs/mlip.py:manifest --config.data.path=my.csv
+    python -m medvlp_jax.train --config=configs/mlip.py:mimic_cxr --config.data.path=... --config.model.text.init=...
+"""
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant: str = "", workload: str = "mlip") -> ConfigDict:
+    """The paper's recipe and size, or one of `common.VARIANTS`. workload: the method, for its baselines' configs."""
+    c = common.base(variant, workload)
+    c.normalisation = ConfigDict({"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)})  # MGCA family
+
+    c.model = m = ConfigDict()
+    m.image = ConfigDict({"name": "vit", "size": "B/16", "init": ""})  # init: file, directory or hf:<id>
+    m.text = ConfigDict({"size": "base", "init": "", "vocab_size": 0, "dropout": 0.1})  # 0 = the tokenizer's
+    m.patch_stage = 3  # ResNet trunks: stage of the local features
+    m.embed_dim = 128
+    m.hidden = 2048
+    m.num_prototypes = 500
+    m.fusion_width, m.fusion_depth, m.fusion_heads, m.fusion_mlp_dim = 256, 2, 4, 1024
+    m.fusion_init_std = 0.02  # MedKLIP's, for width 256
+    m.dropout = 0.1
+    m.microbatches = 1
+    m.remat = False
+
+    # Weights of the terms (spec: 1.0 global + 0.7 local + 0.5 category + 1.0 matching + 0.5 swapping + 1e-3 KL).
+    # 0 removes a term and its cost. The spec's local term has two halves that can be weighed apart.
+    c.losses = l = ConfigDict()
+    l.global_contrast = 1.0
+    l.alignment = 0.7  # local: token <-> patch, with knowledge gated into the tokens
+    l.knowledge_patch = 0.7  # local: knowledge -> patch scores; what grounds an entity at inference
+    l.category = 0.5
+    l.matching = 1.0
+    l.swapping = 0.5
+    l.kl = 1e-3  # divergence encoders
+
+    c.objective = o = ConfigDict()
+    o.temperature = 0.07  # global; learnable if learn_temperature
+    o.learn_temperature = False
+    o.divergence = True  # False: plain InfoNCE without divergent views
+    o.local_temperature = 0.1
+    o.knowledge_gate = True  # False: tokens are aligned as they are
+    o.prototype_temperature = 0.2
+    o.sinkhorn_epsilon = 0.05
+    o.sinkhorn_iterations = 3
+    o.category_guidance = True  # False: prototypes without knowledge
+    o.matching_group = 8  # hard negatives are looked for among this many neighbours, which live on one device
+
+    c.data.batch_size = 144
+    c.data.examples = ConfigDict(
+        {
+            "needs": ("labels", "text", "swap"),
+            "require_report": True,
+            "fit": "pad",
+            "crop": "random",  # 224 of 256
+            "hflip": 0.0,  # sides matter
+            "eval_fit": "pad",
+            "eval_frame": c.data.frame,
+        }
+    )
+    c.optim = ConfigDict(
+        {
+            "betas": (0.9, 0.999),
+            "weight_decay": 0.05,
+            "clip_norm": 0.0,
+            "freeze": (),
+            "freeze_until_epoch": (("prototypes$", 1.0),),  # MGCA: no prototype gradient in the first epoch
+            "rates": (),  # (name pattern, factor of lr) pairs
+        }
+    )
+    # Large batches: lr scaled by the square root of the batch ratio, e.g. 2e-5 * sqrt(1024 / 144).
+    c.schedule = ConfigDict({"kind": "cosine", "lr": 2e-5, "start_lr": 1e-8, "final_lr": 1e-8, "warmup": 0.4})
+    c.train.epochs = 50
+
+    if variant == "quickstart":
+        quickstart(c)
+    if variant == "mimic_cxr":
+        common.require_weights(
+            c,
+            {
+                "data.path": "a manifest CSV of MIMIC-CXR-JPG (credentialed access through PhysioNet)",
+                "model.image.init": "DeiT or ImageNet ViT-B/16 as .safetensors, or hf:facebook/deit-base-patch16-224",
+                "model.text.init": "Bio_ClinicalBERT as a directory, or hf:emilyalsentzer/Bio_ClinicalBERT",
+            },
+        )
+    return c
+
+
+def quickstart(c: ConfigDict) -> None:
+    """Small enough for two CPU cores and about six minutes; every part of the method is there."""
+    m = c.model
+    m.image = ConfigDict({"name": "resnet", "depth": 18, "width": 24, "num_stages": 3, "patch_stem": True, "init": ""})
+    m.patch_stage = 2  # 14 x 14 patches of 112 px: findings are small
+    text = {"size": "", "width": 64, "depth": 2, "num_heads": 2, "mlp_dim": 128, "dropout": 0.0}
+    m.text.update(text)
+    m.embed_dim, m.hidden, m.num_prototypes = 64, 256, 64
+    m.fusion_width, m.fusion_depth, m.fusion_heads, m.fusion_mlp_dim = 64, 1, 2, 128
+    m.fusion_init_std, m.dropout = 0.15, 0.0
+    c.data.phantom_sizes.train = 6000
+    c.data.max_tokens = 64
+    c.data.batch_size = 16  # many small steps: a short run learns more from them
+    c.optim.clip_norm = 1.0
+    c.optim.betas = (0.9, 0.98)  # moments that forget within a run this short
+    c.schedule.lr, c.schedule.start_lr, c.schedule.warmup = 2e-3, 0.0, 0.1
+    c.train.steps = 1300
