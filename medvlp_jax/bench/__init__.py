@@ -1,0 +1,1 @@
+"""Measurements: python -m medvlp_jax.bench NAME."""

@@ -1,0 +1,139 @@
+"""Scores a checkpoint.
+
+    python -m medvlp_jax.evaluate --workdir=runs/mlip-quickstart --tasks=zeroshot
+
+The config is the one the run was trained with (its run.json) unless --config names another. `train` ends by calling the
+same `run_tasks`.
+"""
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import ConfigDict
+
+from medvlp_jax import checkpoint, cli, experiment, initial_weights, metrics, sharding
+from medvlp_jax.tasks import common, suite
+
+FLAGS = flags.FLAGS
+
+
+def task_options(exp: experiment.Experiment, tasks=None) -> dict[str, dict]:
+    """{task: options} of `tasks`, or of those of config.evals.tasks that the method can do.
+
+    Raises:
+      ValueError: unknown task, with the known ones.
+    """
+    wanted = [name for text in tasks or exp.config.evals.tasks for name in text.split(",") if name]
+    if unknown := sorted({*wanted, *exp.config.evals.options} - set(suite.TASKS)):
+        raise ValueError(f"unknown task {', '.join(map(repr, unknown))}; known: {', '.join(sorted(suite.TASKS))}")
+    names = wanted if tasks else suite.possible(exp.method, wanted)
+    return {name: exp.config.evals.options.get(name, ConfigDict()).to_dict() for name in names}
+
+
+def check(exp: experiment.Experiment, tasks=None) -> None:
+    """Finds mistakes in config.evals before a run, not after it.
+
+    Raises:
+      ValueError: unknown task or option of a task; an option with a wrong value; a task the method cannot do.
+    """
+    context = common.Context(exp.put, exp.tokenizer)
+    for name, options in task_options(exp, tasks).items():
+        try:
+            suite.TASKS[name](exp.method.predict, context, **options)
+        except TypeError as error:
+            raise ValueError(f"evals.options.{name} {options} does not fit the task: {error}") from error
+
+
+def run_tasks(exp: experiment.Experiment, variables, workdir: str | Path, step: int, tasks=None) -> list[dict]:
+    """Runs `tasks` (default: those of config.evals.tasks that the method can do) on the evaluation split.
+
+    Writes workdir/eval/results.jsonl and figures; returns the records.
+
+    Raises:
+      ValueError: unknown task. RuntimeError: a task failed, after all others were finished.
+    """
+    evals = exp.config.evals
+    validation = exp.eval_batches("val", evals.limit) if evals.split != "val" and exp.has_split("val") else None
+    return suite.evaluate(
+        exp.method, variables, task_options(exp, tasks), exp.eval_batches(evals.split, evals.limit), workdir, step,
+        put=exp.put, tokenizer=exp.tokenizer, validation_fn=validation, dataset=exp.config.data.name, split=evals.split,
+        draw=evals.figures,
+    )  # fmt: skip
+
+
+def validate(exp: experiment.Experiment, variables) -> dict[str, float]:
+    """Summary metrics on (the first evals.quick_limit examples of) the validation split: {"val/task/metric": value}."""
+    context = common.Context(exp.put, exp.tokenizer)
+    batches, values = exp.eval_batches("val", exp.config.evals.quick_limit), {}
+    for name, options in task_options(exp).items():
+        run = suite.TASKS[name](exp.method.predict, context, **{**options, "resamples": 0})
+        for record in run(variables, batches):
+            if "/" not in record["metric"]:
+                values[f"val/{name}/{record['metric']}"] = record["value"]
+    return values
+
+
+def saved_config(workdir: str | Path) -> ConfigDict:
+    """The config a run was trained with, from its run.json.
+
+    Raises:
+      FileNotFoundError: no run.json there.
+    """
+    record = metrics.read_run_file(Path(workdir).expanduser())
+    if "config" not in record:
+        raise FileNotFoundError(f"no run.json with a config in {workdir}: give the --workdir of a run, or --config")
+    return ConfigDict(_tuples(record["config"]))
+
+
+def _tuples(value):
+    """JSON has lists where configs have tuples."""
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def evaluate(config, workdir: str | Path, step: str = "last", tasks=None) -> list[dict]:
+    """Scores the checkpoint `step` ("last", "best" by config.train.best_metric, or a number) of a run.
+
+    Without any checkpoint in `workdir`, the published model of config.init is scored, as step 0.
+
+    Raises:
+      FileNotFoundError: no such checkpoint. ValueError: the config does not fit the checkpoint, or `check`.
+    """
+    workdir = Path(workdir).expanduser().absolute()
+    published = config.init and not checkpoint.steps(workdir)
+    number = 0 if published else checkpoint.choose(workdir, step, config.train.best_metric)
+    exp = experiment.build(config, workdir)
+    check(exp, tasks)
+    if published:
+        variables = {**exp.pretrained[initial_weights.WHOLE], "knowledge": exp.tables}
+    else:
+        variables, _ = checkpoint.load_variables(workdir, number)
+    checkpoint.check_fits(jax.eval_shape(lambda t: exp.init_variables(0, t), exp.tables), variables, workdir)
+    logging.info("evaluating step %d of %s", number, workdir)
+    variables = jax.device_put(variables, sharding.of_state(variables, exp.mesh, config.sharding))
+    records = run_tasks(exp, variables, workdir, number, tasks)
+    metrics.update_run_file(workdir, data=exp.fingerprints)
+    return records
+
+
+def define_flags(flag_values=FLAGS) -> None:
+    """Flags beside --config."""
+    flags.DEFINE_string("workdir", "", "Run directory that holds checkpoints/; default runs/<method>-<variant>.",
+                        flag_values=flag_values)  # fmt: skip
+    flags.DEFINE_list("tasks", [], "Tasks to run; default: all that the method can do.", flag_values=flag_values)
+    flags.DEFINE_string("step", "last", "Checkpoint to score: last, best or a number.", flag_values=flag_values)
+
+
+def main(argv):
+    """Entry of `python -m medvlp_jax.evaluate`."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}; options look like --tasks=zeroshot,grounding")
+    evaluate(FLAGS.config, FLAGS.workdir or experiment.default_workdir(FLAGS.config), FLAGS.step, FLAGS.tasks)
+
+
+if __name__ == "__main__":
+    define_flags()
+    folder = cli.flag_value(sys.argv, "workdir")
+    cli.run(main, saved=(lambda: saved_config(folder)) if folder else None)

@@ -1,0 +1,215 @@
+"""Puts a run together from its config: method, mesh, tokenizer, data sources, knowledge tables and schedule."""
+import dataclasses
+import functools
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from jax.sharding import Mesh
+
+from medvlp_jax import initial_weights, knowledge, method, optim, sharding, trees
+from medvlp_jax.input import pipeline, sources, tokens
+from medvlp_jax.reports import vocab
+
+SPLITS = ("train", "val", "test")
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment:
+    """What training and evaluation share; splits and tables are made when they are first asked for."""
+
+    config: Any
+    method: method.Method
+    mesh: Mesh
+    tokenizer: tokens.Tokenizer
+    pretrained: dict  # {name of a trunk in the params: variables to start from}
+    knowledge_cache: Path
+    opened: dict = dataclasses.field(default_factory=dict)  # {split: its source}
+
+    def source(self, split: str):
+        """The data set's split."""
+        if split not in self.opened:
+            self.opened[split] = sources.make(self.config.data, split, self.config.seed)
+        return self.opened[split]
+
+    def has_split(self, split: str) -> bool:
+        """Whether the data set has any example in that split; any other fault of the split is raised."""
+        try:
+            return len(self.source(split)) > 0
+        except ValueError as error:
+            if "no row in split" in str(error):  # a manifest that is all training rows, say
+                return False
+            raise
+
+    @functools.cached_property
+    def tables(self) -> dict:
+        """Knowledge tables of config.knowledge."""
+        return knowledge.tables(self.config.knowledge, self.tokenizer, self.knowledge_cache)
+
+    @functools.cached_property
+    def options(self) -> pipeline.Options:
+        """How examples become batches."""
+        data = self.config.data
+        return pipeline.Options(
+            image_size=data.image_size, frame=data.frame, max_tokens=data.max_tokens, **data.examples.to_dict()
+        )
+
+    @functools.cached_property
+    def steps_per_epoch(self) -> int:
+        """Whole global batches of one pass over the training split."""
+        rows = len(pipeline.choose_rows(self.source("train"), self.options.require_report))
+        if rows < self.config.data.batch_size:
+            raise ValueError(f"data.batch_size={self.config.data.batch_size} is more than the {rows} training examples")
+        return rows // self.config.data.batch_size
+
+    @functools.cached_property
+    def total_steps(self) -> int:
+        """train.steps, or train.epochs in steps."""
+        train = self.config.train
+        steps = train.steps or train.epochs * self.steps_per_epoch
+        if steps < 1:
+            raise ValueError(f"nothing to train: train.steps={train.steps}, train.epochs={train.epochs}; set one of them")
+        return steps
+
+    @functools.cached_property
+    def schedule(self):
+        """Step -> learning rate; the warm-up is given in steps (medklip_published: in epochs) or, below 1, as a share."""
+        fields = self.config.schedule.to_dict()
+        kind, warmup = fields.pop("kind"), fields.pop("warmup")
+        if kind == "medklip_published":
+            epochs = max(self.config.train.epochs, 1)
+            warmup = round(warmup * epochs) if warmup < 1 else int(warmup)
+            return optim.medklip_published(
+                steps_per_epoch=self.steps_per_epoch, epochs=epochs, warmup_epochs=warmup, **fields
+            )
+        steps = int(warmup * self.total_steps if warmup < 1 else warmup)
+        return optim.warmup_cosine(total_steps=self.total_steps, warmup_steps=steps, **fields)
+
+    def optimizer(self, params):
+        """The optimizer of config.optim for these parameters (arrays or shapes).
+
+        A freeze_until_epoch pattern without a parameter is dropped with a warning, for a loss of weight 0 leaves none behind.
+        """
+        fields, names, frozen = self.config.optim.to_dict(), list(trees.flatten(params)), []
+        for pattern, epochs in fields.pop("freeze_until_epoch"):
+            if any(re.search(pattern, name) for name in names):
+                frozen.append((pattern, int(epochs * self.steps_per_epoch)))
+            else:
+                logging.log_first_n(logging.WARNING, "optim.freeze_until_epoch: %r matches no parameter", 1, pattern)
+        return optim.make(params, self.schedule, freeze_until_step=frozen, **fields)
+
+    def train_iterator(self):
+        """This process's share of the shuffled, augmented training batches, at its beginning."""
+        data, processes = self.config.data, jax.process_count()
+        if data.batch_size % jax.device_count():
+            raise ValueError(f"data.batch_size={data.batch_size} must be a multiple of the {jax.device_count()} devices")
+        logging.info("%d steps of %d examples an epoch, %d in all", self.steps_per_epoch, data.batch_size, self.total_steps)
+        return pipeline.train_iterator(
+            self.source("train"), self.tokenizer, self.options, batch_size=data.batch_size // processes,
+            seed=self.config.seed, process_index=jax.process_index(), process_count=processes, workers=data.workers,
+            max_bad=int(data.max_bad_share * len(self.source("train"))),
+        )  # fmt: skip
+
+    def eval_batches(self, split: str, limit: int = 0):
+        """() -> one ordered pass over (the first `limit` examples of) a split, every example once."""
+        size = self.config.data.eval_batch_size // jax.device_count() * jax.device_count() or jax.device_count()
+        needs = ("labels", "text") if "embed_text" in self.method.predict else ("labels",)
+        return lambda: pipeline.eval_batches(
+            self.source(split), self.tokenizer, self.options._replace(needs=needs, require_report=False),
+            batch_size=size // jax.process_count(), limit=limit or None,
+            process_index=jax.process_index(), process_count=jax.process_count(),
+        )  # fmt: skip
+
+    def init_variables(self, seed: int, tables: dict):
+        """Fresh variables, as a function to be jitted: the batch of zeros that shows the shapes is never computed on."""
+        o, rows = self.options, self.config.data.batch_size
+        k, m = len(vocab.ENTITIES), o.max_tokens
+        batch = {"image": jnp.zeros((rows, o.image_size, o.image_size, 1), jnp.uint8)}
+        batch |= {"labels": jnp.zeros((rows, k), jnp.int8), "positions": jnp.zeros((rows, k, 8), jnp.int32)}
+        batch |= {f: jnp.zeros((rows, m), jnp.int32) for f in ("input_ids", "attention_mask", "word_ids")}
+        batch |= {f: jnp.zeros((rows, m), jnp.int32) for f in ("swapped_ids", "swapped_mask", "swapped_labels")}
+        batch |= {f: jnp.ones((rows,), jnp.float32) for f in ("has_report", "valid")}
+        return self.method.init(jax.random.key(seed), {**batch, "knowledge": tables})
+
+    def put(self, batch):
+        """Host batch -> global arrays on the mesh."""
+        return sharding.put(batch, self.mesh)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Hash of every split opened so far, by which runs on the same data can be told."""
+        return {split: source.fingerprint for split, source in self.opened.items()}
+
+
+def build(config, workdir: Path) -> Experiment:
+    """Everything a run of `config` needs.
+
+    Raises:
+      ValueError, FileNotFoundError: a required key is empty, or something it names is missing or does not fit.
+    """
+    check_required(config)
+    check_values(config)
+    config, pretrained = initial_weights.resolve(config)
+    text_path = initial_weights.tokenizer_path(config)
+    tokenizer = tokens.load(text_path)
+    if "text" in config.model:
+        with config.unlocked():
+            config.model.text.vocab_size = config.model.text.vocab_size or tokenizer.vocab_size
+        tokens.check_fits(tokenizer, config.model.text.vocab_size, config.model.text.init or "model.text")
+    mesh = sharding.make_mesh(config.mesh.to_dict())
+    return Experiment(config, method.get(config), mesh, tokenizer, pretrained, workdir / "knowledge")
+
+
+def check_values(config) -> None:
+    """Raises a ValueError for a value that nothing further down would explain."""
+    for key, value, known in (
+        ("dtype", config.dtype, DTYPES),
+        ("sharding", config.sharding, sharding.RULES),
+        ("evals.split", config.evals.split, SPLITS),
+        ("schedule.kind", config.schedule.kind, optim.SCHEDULES),
+    ):
+        if value not in known:
+            raise ValueError(f"unknown {key} {value!r}; known: {', '.join(known)}")
+    for key in ("batch_size", "eval_batch_size", "image_size"):
+        if config.data[key] < 1:
+            raise ValueError(f"data.{key} must be positive, came {config.data[key]}")
+
+
+def check_required(config) -> None:
+    """Keys that a variant cannot do without (initial weights, data): raises a ValueError that says how to get them."""
+    missing = []
+    for key, how in config.required:
+        node = config
+        for part in key.split("."):
+            node = node[part]
+        if not node:
+            missing.append(f"--config.{key}=...: {how}")
+    if missing:
+        raise ValueError(f"variant {config.variant!r} does not start without:\n  " + "\n  ".join(missing))
+
+
+def make_workdir(path: str | Path) -> Path:
+    """Creates the run directory and proves now, not at the first save, that it can be written.
+
+    Raises:
+      PermissionError, OSError: it cannot.
+    """
+    path = Path(path).expanduser().absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".writable-{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise type(error)(f"workdir {path} cannot be written: {error}; give another --workdir") from error
+    return path
+
+
+def default_workdir(config) -> str:
+    """runs/<method>[-<variant>]."""
+    return f"runs/{config.method}" + (f"-{config.variant}" if config.variant else "")

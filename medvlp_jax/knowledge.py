@@ -1,0 +1,47 @@
+"""Knowledge tables: texts of all entities and positions, encoded once by a frozen BERT (MedKLIP, section 3.2)."""
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from medvlp_jax import weights
+from medvlp_jax.input import knowledge_table, tokens
+from medvlp_jax.models import bert
+from medvlp_jax.reports import knowledge
+from medvlp_jax.weights import hub
+
+
+def encoder(k, fallback: tokens.Tokenizer):
+    """The frozen text encoder of config.knowledge -> (encode (ids, mask) -> (n, M, T), tokenizer, hash of its weights).
+
+    Without `k.init` it is a BERT with random weights fixed by `k.seed`: its vectors tell texts apart, but know nothing.
+    """
+    if k.init:
+        path = hub.resolve(k.init)
+        fields, variables = weights.load("bert", path)
+        model, tokenizer = bert.Bert(**fields), tokens.load(path if path.is_dir() else path.parent)
+        tokens.check_fits(tokenizer, fields["vocab_size"], k.init)
+    else:
+        tokenizer = fallback
+        model = bert.Bert(vocab_size=tokenizer.vocab_size, **bert.SIZES[k.size])
+        ids = jnp.zeros((1, 8), jnp.int32)
+        variables = jax.jit(model.init)(jax.random.key(k.seed), ids, ids + 1)
+    encode = jax.jit(lambda ids, mask: model.apply(variables, ids, mask)[0])
+    return encode, tokenizer, knowledge_table.hash_arrays(jax.tree.map(np.asarray, variables["params"]))
+
+
+def tables(k, fallback: tokens.Tokenizer, cache_dir: Path) -> dict[str, np.ndarray]:
+    """{"entities": (75, T), "positions": (51, T)} float32 of config.knowledge, cached on disk by content.
+
+    Raises:
+      ValueError: a description is missing or of an unknown entity.
+      FileNotFoundError: no weights or tokenizer where `k.init` says.
+    """
+    texts = knowledge.load(k.descriptions or None)
+    groups = {"entities": texts.entities, "positions": texts.positions}
+    encode, tokenizer, weights_hash = encoder(k, fallback)
+    return knowledge_table.tables(
+        groups, encode, tokenizer, weights_hash=weights_hash, max_length=k.max_length, pooling=k.pooling,
+        standardize=k.standardize, cache_dir=k.cache_dir or cache_dir,
+    )  # fmt: skip

@@ -1,0 +1,243 @@
+"""Trains any method on any mesh.
+
+    python -m medvlp_jax.train --config=configs/mlip.py:quickstart --workdir=runs/mlip
+
+Started again in the same workdir it resumes and repeats the uninterrupted run bit for bit.
+"""
+import functools
+import math
+import signal
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from absl import app, flags, logging
+
+from medvlp_jax import checkpoint, cli, evaluate, experiment, initial_weights, metrics, sharding, trees
+from medvlp_jax.method import Method
+
+FLAGS = flags.FLAGS
+
+
+class TrainState(NamedTuple):
+    """Everything a step changes. `state` holds BatchNorm statistics and the (constant) knowledge tables."""
+
+    step: jax.Array
+    params: Any
+    state: Any
+    opt_state: Any
+
+
+def init_state(tables: dict, exp: experiment.Experiment) -> TrainState:
+    """Fresh state; under jit with output shardings no device ever holds more than its share."""
+    variables = exp.init_variables(exp.config.seed, tables)
+    state = {k: v for k, v in variables.items() if k != "params"}
+    params = variables["params"]
+    return TrainState(jnp.zeros([], jnp.int32), params, state, exp.optimizer(params).init(params))
+
+
+def train_step(train_state: TrainState, batch, *, method: Method, make_tx, schedule, seed: int):
+    """One update on one global batch -> (new state, metrics).
+
+    Randomness is a function of (seed, step), so that a resumed run repeats it. A step whose loss or gradient is not
+    finite changes nothing but the step counter: the state stays the last good one until the loop sees it and stops.
+    """
+    rng = jax.random.fold_in(jax.random.key(seed), train_state.step)
+    grad_fn = jax.value_and_grad(method.loss, has_aux=True)
+    (loss, (state, terms)), grads = grad_fn(train_state.params, train_state.state, batch, rng)
+    grad_norm = optax.tree.norm(grads)
+    updates, opt_state = make_tx(train_state.params).update(grads, train_state.opt_state, train_state.params)
+    params = optax.apply_updates(train_state.params, updates)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    params, state, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old),
+        (params, state, opt_state),
+        (train_state.params, train_state.state, train_state.opt_state),
+    )
+    values = {"loss": loss, **terms, "lr": schedule(train_state.step), "grad_norm": grad_norm}
+    return TrainState(train_state.step + 1, params, state, opt_state), values
+
+
+def variables(state: TrainState) -> dict:
+    """What predict functions take."""
+    return {"params": state.params, **state.state}
+
+
+class Stop:
+    """Inside its `with`, true once SIGTERM (preemption) or SIGINT came: the loop then saves and ends cleanly."""
+
+    def __init__(self):
+        self.signal, self._before = 0, {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *error):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number, frame):
+        del frame
+        if self.signal:  # asked twice: end at once
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def __bool__(self):
+        return bool(self.signal)
+
+
+class Run(NamedTuple):
+    """What the loop hands around: nothing in it changes what is computed."""
+
+    exp: experiment.Experiment
+    mgr: Any
+    writer: metrics.Writer
+    rate: metrics.Rate
+    iterator: Any
+    start: int  # step at which this process began
+    validating: bool
+
+
+def train(config, workdir: str | Path) -> Any:
+    """Trains `config` in `workdir`, resuming if it holds a checkpoint; ends with the config's evaluation.
+
+    Returns:
+      the evaluation records, or None if a signal ended the run early (its state is saved).
+
+    Raises:
+      ValueError: a config, batch size, data set or checkpoint that does not fit; says what would.
+      FloatingPointError: the loss became NaN or infinite; the last finite state is saved first.
+    """
+    workdir = experiment.make_workdir(workdir)
+    exp = experiment.build(config, workdir)
+    config = exp.config
+    evaluate.check(exp)
+    total, schedule = exp.total_steps, exp.schedule
+    iterator = exp.train_iterator()
+    validating = validates(exp)
+    mgr = checkpoint.manager(workdir, config.train.keep, config.train.best_metric if validating else "")
+    init = functools.partial(init_state, exp=exp)
+    abstract = jax.eval_shape(init, exp.tables)
+    shardings = sharding.of_state(abstract, exp.mesh, config.sharding)
+    abstract = jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), abstract, shardings)
+    if mgr.latest_step() is None:
+        state = jax.jit(init, out_shardings=shardings)(exp.tables)
+        state = initial_weights.load_into(state, exp.pretrained, shardings)
+        start = 0
+    else:
+        state, start = checkpoint.restore(mgr, abstract, iterator)
+        logging.info("resuming at step %d of %d from %s", start, total, mgr.directory)
+        if changed := metrics.changed_keys(metrics.read_run_file(workdir).get("config", {}), config.to_dict()):
+            logging.warning("this config differs from the one the run began with in: %s", ", ".join(changed))
+    parameters = trees.count(abstract.params)
+    logging.info("%s: %.2f M parameters, mesh %s", config.method, parameters / 1e6, dict(exp.mesh.shape))
+    metrics.write_run_file(workdir, config.to_dict(), data=exp.fingerprints, parameters=parameters)
+
+    step_fn = functools.partial(train_step, method=exp.method, make_tx=exp.optimizer, schedule=schedule, seed=config.seed)
+    step_fn = jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
+    writer = metrics.Writer(workdir, total, start, tensorboard=config.train.tensorboard)
+    run = Run(exp, mgr, writer, metrics.Rate(config.data.batch_size, start), iterator, start, validating)
+    try:
+        with Stop() as stop:
+            state, step = loop(run, step_fn, state, stop)
+    finally:
+        writer.close()
+        mgr.close()
+        iterator.close()
+    if stop:
+        logging.warning("signal %d: step %d is saved in %s; start again to resume", stop.signal, step, workdir)
+        return None
+    records = evaluate.run_tasks(exp, variables(state), workdir, step)
+    metrics.update_run_file(workdir, data=exp.fingerprints)
+    return records
+
+
+def validates(exp: experiment.Experiment) -> bool:
+    """Whether the run stops in between to score the validation split (a run of one evaluation needs no best)."""
+    every = exp.config.train.eval_every
+    if not 0 < every < exp.total_steps:
+        return False
+    if not exp.has_split("val"):
+        logging.warning("no validation split: train.eval_every and train.best_metric have no effect")
+        return False
+    return True
+
+
+def loop(run: Run, step_fn, state: TrainState, stop: Stop) -> tuple[TrainState, int]:
+    """Steps until the end or a signal, with what has to be logged, scored and saved on the way -> (state, step)."""
+    options, total = run.exp.config.train, run.exp.total_steps
+    pending, step = None, run.start
+    while step < total and not stop:
+        try:
+            batch = run.exp.put(next(run.iterator))
+        except Exception:
+            if stop:  # the signal reached the loader's processes too
+                break
+            raise
+        state, values = step_fn(state, batch)
+        step += 1
+        # The values of step n-1 are read while step n runs: the device never waits for the host.
+        if pending is not None:
+            _record(run, *pending, state)
+        pending = step, values
+        score = run.validating and (step % options.eval_every == 0 or step == total)
+        if score or step == total or options.checkpoint_every and step % options.checkpoint_every == 0:
+            _record(run, *pending, state)  # before saving: a run that resumes here has this record already
+            pending = None
+            checkpoint.save(run.mgr, step, state, run.iterator, _quality(run, step, state) if score else None)
+    if pending is not None:
+        _record(run, *pending, state)
+    if stop and run.mgr.latest_step() != step:
+        checkpoint.save(run.mgr, step, state, run.iterator)
+    run.mgr.wait_until_finished()
+    return state, step
+
+
+def _quality(run, step, state) -> dict[str, float]:
+    """Scores the validation split and logs the result."""
+    quality, best = evaluate.validate(run.exp, variables(state)), run.exp.config.train.best_metric
+    run.writer.write(step, quality)
+    if best and not math.isfinite(quality.get(best, math.nan)):
+        logging.warning("train.best_metric %r is not among, or not finite in: %s", best, quality)
+    return quality
+
+
+def _record(run, step, values, state) -> None:
+    """Logs the values of one step if it is due, and stops the run if its loss is not finite."""
+    every, total, mgr = run.exp.config.train.log_every, run.exp.total_steps, run.mgr
+    loss = float(values["loss"])
+    if not (math.isfinite(loss) and math.isfinite(float(values["grad_norm"]))):
+        values = {k: float(v) for k, v in values.items()}
+        checkpoint.save(mgr, int(state.step), state, run.iterator)
+        mgr.wait_until_finished()
+        raise FloatingPointError(
+            f"step {step}: loss or gradient is not finite: {values}. The last finite state is saved in {mgr.directory}; "
+            "try a lower schedule.lr, optim.clip_norm=1.0 or dtype=float32"
+        )
+    rate = run.rate(step) if (due := step in (1, total) or every and step % every == 0) or step == run.start + 1 else None
+    if due:
+        run.writer.write(step, {"loss": loss, **{k: float(v) for k, v in values.items()}, "images_per_s": rate})
+    run.writer.show(step, loss, rate)
+
+
+def define_flags(flag_values=FLAGS) -> None:
+    """Flags beside --config."""
+    flags.DEFINE_string("workdir", "", "Run directory; default runs/<method>-<variant>.", flag_values=flag_values)
+
+
+def main(argv):
+    """Entry of `python -m medvlp_jax.train`."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}; options look like --config.train.steps=100")
+    train(FLAGS.config, FLAGS.workdir or experiment.default_workdir(FLAGS.config))
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)

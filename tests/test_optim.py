@@ -1,0 +1,105 @@
+"""The optimizer against a plain numpy AdamW; schedule, freezing, rates and decay rules each change what they say."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medvlp_jax import optim
+from tests import golden
+
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+
+PARAMS = {"trunk": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "category": {"prototypes": jnp.ones((3, 2))}}
+GRADS = {
+    "trunk": {"kernel": jnp.full((2, 2), 0.5), "bias": jnp.full(2, -0.2)},
+    "category": {"prototypes": jnp.full((3, 2), 0.1)},
+}
+
+
+def run(steps, **options):
+    tx = optim.make(PARAMS, lambda step: 0.1, **options)
+    state, params = tx.init(PARAMS), PARAMS
+    for _ in range(steps):
+        updates, state = tx.update(GRADS, state, params)
+        params = {k: {n: params[k][n] + updates[k][n] for n in params[k]} for k in params}
+    return params, state
+
+
+def adamw(p, g, steps, lr=0.1, b1=0.9, b2=0.999, eps=1e-8, decay=0.0):
+    p, m, v = float(p), 0.0, 0.0
+    for t in range(1, steps + 1):
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        p -= lr * (m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + eps) + decay * p)
+    return p
+
+
+def test_adamw_decays_matrices_only():
+    params, _ = run(3, weight_decay=0.1)
+    np.testing.assert_allclose(params["trunk"]["kernel"], adamw(1, 0.5, 3, decay=0.1), rtol=1e-5)
+    np.testing.assert_allclose(params["trunk"]["bias"], adamw(1, -0.2, 3), rtol=1e-5)
+    np.testing.assert_allclose(params["category"]["prototypes"], adamw(1, 0.1, 3), rtol=1e-5)
+
+
+def test_frozen_parameters_stay_and_hold_no_moments():
+    params, state = run(2, freeze=["^trunk/"], weight_decay=0.1)
+    np.testing.assert_array_equal(params["trunk"]["kernel"], 1)
+    assert (params["category"]["prototypes"] < 1).all()
+    shapes = {x.shape for x in jax.tree.leaves(state)}
+    assert (2, 2) not in shapes and (3, 2) in shapes
+
+
+def test_freeze_until_step_then_trains():
+    for steps, moved in ((2, False), (3, True)):
+        params, _ = run(steps, freeze_until_step=[("prototypes$", 2)])
+        assert bool((params["category"]["prototypes"] != 1).all()) is moved
+        assert bool((params["trunk"]["kernel"] != 1).all())
+
+
+def test_rates_scale_the_step():
+    params, _ = run(1, weight_decay=0.0, rates=[("^trunk/", 0.1)])
+    np.testing.assert_allclose(params["trunk"]["kernel"], 0.99, rtol=1e-5)
+    np.testing.assert_allclose(params["category"]["prototypes"], 0.9, rtol=1e-5)
+
+
+def test_freeze_and_rates_together():
+    params, _ = run(1, weight_decay=0.0, freeze=["bias$"], rates=[("kernel$", 0.1)])
+    np.testing.assert_allclose(params["trunk"]["kernel"], 0.99, rtol=1e-5)
+    np.testing.assert_array_equal(params["trunk"]["bias"], 1)
+
+
+def test_clip_norm_bounds_the_gradient():
+    # AdamW is nearly scale free, so clipping shows in the second moment.
+    _, loose = run(1)
+    _, tight = run(1, clip_norm=1e-3)
+    nu = lambda state: next(s.nu for s in state if hasattr(s, "nu"))  # noqa: E731
+    assert nu(tight)["trunk"]["kernel"].max() < 1e-6 < nu(loose)["trunk"]["kernel"].min()
+
+
+@pytest.mark.parametrize("option", [{"freeze": ["trunc"]}, {"rates": [("x", 1.0)]}, {"freeze_until_step": [("x", 1)]}])
+def test_misspelt_pattern_is_an_error(option):
+    with pytest.raises(ValueError, match="matches no parameter"):
+        run(1, **option)
+
+
+def test_warmup_cosine_values():
+    schedule = optim.warmup_cosine(1e-3, total_steps=110, warmup_steps=10, start_lr=1e-4, final_lr=1e-5)
+    want = {0: 1e-4, 5: 5.5e-4, 10: 1e-3, 60: (1e-3 + 1e-5) / 2, 110: 1e-5, 500: 1e-5}
+    for step, value in want.items():
+        np.testing.assert_allclose(schedule(jnp.int32(step)), value, rtol=1e-5)
+    with pytest.raises(ValueError, match="warmup_steps"):
+        optim.warmup_cosine(1e-3, 10, 10)
+
+
+@pytest.mark.parametrize("steps_per_epoch", [700, 7000])
+def test_golden_medklip_schedule(steps_per_epoch):
+    """What the published program has in force: first epoch step by step, later ones throughout."""
+    meta, _, _, z = golden.load("medklip_schedule")
+    c = meta["config"]
+    options = dict(epochs=c["epochs"], warmup_epochs=c["warmup_epochs"], start_lr=c["warmup_lr"], final_lr=c["min_lr"])
+    schedule = jax.jit(jax.vmap(optim.medklip_published(c["lr"], steps_per_epoch, **options)))
+    np.testing.assert_allclose(schedule(np.array(meta["epoch0_iterations"])), z["epoch0_lr"], rtol=1e-5)
+    later = np.arange(1, 100)
+    for offset in (0, 1, steps_per_epoch - 1):
+        np.testing.assert_allclose(schedule(later * steps_per_epoch + offset), z["epoch_lr"][1:], rtol=2e-5)
+    t = np.arange(6, 112)  # beyond the run too
+    np.testing.assert_allclose(schedule((t - 5) * steps_per_epoch), z["lr_at_t"][6:], rtol=2e-5)
