@@ -39,15 +39,19 @@ def init_state(tables: dict, exp: experiment.Experiment) -> TrainState:
     return TrainState(jnp.zeros([], jnp.int32), params, state, exp.optimizer(params).init(params))
 
 
-def train_step(train_state: TrainState, batch, *, method: Method, make_tx, schedule, seed: int):
+def train_step(train_state: TrainState, batch, *, method: Method, make_tx, schedule, seed: int, freeze=()):
     """One update on one global batch -> (new state, metrics).
 
     Randomness is a function of (seed, step), so that a resumed run repeats it. A step whose loss or gradient is not
     finite changes nothing but the step counter: the state stays the last good one until the loop sees it and stops.
+    Parameters whose names match a pattern of `freeze` have no gradient, so that no backward pass is computed for them.
     """
     rng = jax.random.fold_in(jax.random.key(seed), train_state.step)
-    grad_fn = jax.value_and_grad(method.loss, has_aux=True)
-    (loss, (state, terms)), grads = grad_fn(train_state.params, train_state.state, batch, rng)
+
+    def loss_fn(params):
+        return method.loss(trees.stop_gradients(params, freeze), train_state.state, batch, rng)
+
+    (loss, (state, terms)), grads = jax.value_and_grad(loss_fn, has_aux=True)(train_state.params)
     grad_norm = optax.tree.norm(grads)
     updates, opt_state = make_tx(train_state.params).update(grads, train_state.opt_state, train_state.params)
     params = optax.apply_updates(train_state.params, updates)
@@ -139,7 +143,9 @@ def train(config, workdir: str | Path) -> Any:
     logging.info("%s: %.2f M parameters, mesh %s", config.method, parameters / 1e6, dict(exp.mesh.shape))
     metrics.write_run_file(workdir, config.to_dict(), data=exp.fingerprints, parameters=parameters)
 
-    step_fn = functools.partial(train_step, method=exp.method, make_tx=exp.optimizer, schedule=schedule, seed=config.seed)
+    step_fn = functools.partial(
+        train_step, method=exp.method, make_tx=exp.optimizer, schedule=schedule, seed=config.seed, freeze=config.optim.freeze
+    )
     step_fn = jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
     writer = metrics.Writer(workdir, total, start, tensorboard=config.train.tensorboard)
     run = Run(exp, mgr, writer, metrics.Rate(config.data.batch_size, start), iterator, start, validating)

@@ -43,6 +43,14 @@ def match(tree, rules: Sequence[tuple[str, Any]], what: str = "rule"):
     return out
 
 
+def stop_gradients(tree, patterns: Sequence[str]):
+    """The tree with constants in place of the leaves whose names match one of the patterns."""
+    if not patterns:
+        return tree
+    frozen = re.compile("|".join(f"(?:{p})" for p in patterns))
+    return map_named(lambda name, x: jax.lax.stop_gradient(x) if frozen.search(name) else x, tree)
+
+
 def check_patterns_used(tree, patterns: Sequence[str], what: str) -> None:
     """A pattern that matches no leaf is a misspelling: raises ValueError with some of the names there are."""
     names = list(flatten(tree))

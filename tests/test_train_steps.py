@@ -1,0 +1,148 @@
+"""The compiled train step: the same on 1 and 8 devices, harmless when not finite, contrasting over all devices."""
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medvlp_jax import optim, sharding, train, trees
+from tests import tiny
+
+pytestmark = pytest.mark.usefixtures("optax_promotion")
+METHODS = ("medklip", "mlip")
+LAYOUTS = {
+    "1": (1, {"data": 1}, "replicated"),
+    "8": (8, {"data": 8}, "replicated"),
+    "fsdp": (8, {"data": 2, "fsdp": 4}, "fsdp"),
+}
+EMBED = 24  # a width that no other array of the tiny MLIP has
+RATE = 1e-3
+# A bias before a normalisation, and an attention's key bias, change no loss: their gradient is rounding, which AdamW scales up.
+WITHOUT_EFFECT = re.compile(r"_head/dense\d/bias$|/key/bias$")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compiles():
+    """Every program runs for a few steps: compiling is what takes the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def schedule(step):
+    del step
+    return jnp.float32(RATE)
+
+
+def make_tx(params):
+    return optim.make(params, schedule)
+
+
+@functools.cache
+def start(name):
+    """-> (method, first state)."""
+    method = tiny.method(tiny.config(name, **({"model/embed_dim": EMBED} if name == "mlip" else {})))
+    variables = jax.jit(method.init)(jax.random.key(0), {**tiny.batch(), "knowledge": tiny.tables()})
+    state = {k: v for k, v in variables.items() if k != "params"}
+    params = variables["params"]
+    return method, train.TrainState(jnp.zeros([], jnp.int32), params, state, make_tx(params).init(params))
+
+
+@functools.cache
+def compiled(name, layout):
+    """-> (compiled step, first state on the mesh, mesh)."""
+    method, state = start(name)
+    devices, shape, rules = LAYOUTS[layout]
+    mesh = sharding.make_mesh(shape, jax.devices()[:devices])
+    shardings = sharding.of_state(state, mesh, rules)
+    state = jax.device_put(state, shardings)
+    step = functools.partial(train.train_step, method=method, make_tx=make_tx, schedule=schedule, seed=0)
+    step = jax.jit(step, out_shardings=(shardings, None)).lower(state, sharding.put(tiny.batch(), mesh)).compile()
+    return step, state, mesh
+
+
+@functools.cache
+def three_steps(name, layout):
+    step, state, mesh = compiled(name, layout)
+    records = []
+    for i in range(3):
+        state, values = step(state, sharding.put(tiny.batch(seed=i), mesh))
+        records.append({k: float(v) for k, v in values.items()})
+    return jax.tree.map(np.asarray, state), records
+
+
+def joined(tree):
+    parts = [np.ravel(x) for name, x in trees.flatten(tree).items() if not WITHOUT_EFFECT.search(name)]
+    return np.concatenate(parts).astype(np.float64)
+
+
+@pytest.mark.parametrize("layout", ["8", "fsdp"])
+@pytest.mark.parametrize("name", METHODS)
+def test_three_steps_on_8_devices_are_those_on_1(name, layout):
+    (state, records), (want, expected) = three_steps(name, layout), three_steps(name, "1")
+    assert int(state.step) == 3
+    for got, record in zip(records, expected, strict=True):
+        np.testing.assert_allclose([got["loss"], got["grad_norm"]], [record["loss"], record["grad_norm"]], rtol=1e-5)
+    moved = np.linalg.norm(joined(want.params) - joined(start(name)[1].params))
+    assert moved > 0.1  # three steps of AdamW do something
+    assert np.linalg.norm(joined(state.params) - joined(want.params)) < 1e-5 * np.linalg.norm(joined(want.params))
+    variances = [{n: v for n, v in trees.flatten(t.state).items() if n.endswith("/var")} for t in (state, want)]
+    for n, v in variances[0].items():  # running means follow the biases before them
+        assert np.linalg.norm(v - variances[1][n]) < 1e-5 * np.linalg.norm(variances[1][n]), n
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_fsdp_holds_a_share_of_the_state_on_every_device(name):
+    step, state, _ = compiled(name, "fsdp")
+    arrays = [x for x in jax.tree.leaves((state.params, state.opt_state)) if x.ndim > 1]
+    held = sum(x.addressable_shards[0].data.nbytes for x in arrays)
+    assert held < 0.4 * sum(x.nbytes for x in arrays)
+    after, _ = step(state, sharding.put(tiny.batch(), compiled(name, "fsdp")[2]))
+    assert [x.sharding for x in jax.tree.leaves(after)] == [x.sharding for x in jax.tree.leaves(state)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_that_is_not_finite_changes_only_the_counter(name):
+    step, state, mesh = compiled(name, "1")
+    broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.inf), state.state["knowledge"])
+    state = state._replace(state={**state.state, "knowledge": broken})
+    after, values = step(state, sharding.put(tiny.batch(), mesh))
+    assert not np.isfinite(float(values["loss"])) and int(after.step) == 1
+    for part in ("params", "state", "opt_state"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(after, part), getattr(state, part))
+
+
+def test_the_compiled_step_gathers_the_embeddings_of_all_devices():
+    """Contrasting per device by accident would need no such collective."""
+    text = compiled("mlip", "8")[0].as_text()
+    gathered = re.findall(r"= \(?f32\[([\d,]+)\][^=\n]* all-gather(?:-start)?\(", text)
+    assert f"16,{EMBED}" in gathered, sorted(set(gathered))
+
+
+def test_randomness_is_a_function_of_seed_and_step():
+    step, state, mesh = compiled("mlip", "1")
+    batch = sharding.put(tiny.batch(), mesh)
+    losses = [float(step(state._replace(step=jnp.asarray(n, jnp.int32)), batch)[1]["loss"]) for n in (0, 0, 1)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_frozen_parameters_cost_no_backward_pass():
+    step, state, mesh = compiled("medklip", "1")
+    method, batch = start("medklip")[0], sharding.put(tiny.batch(), mesh)
+    freeze = ("image_encoder/",)
+    frozen_tx = functools.partial(optim.make, schedule=schedule, freeze=freeze)
+    state = state._replace(opt_state=frozen_tx(state.params).init(state.params))
+    frozen = functools.partial(
+        train.train_step, method=method, make_tx=frozen_tx, schedule=schedule, seed=0, freeze=freeze)  # fmt: skip
+    frozen = jax.jit(frozen).lower(state, batch).compile()
+    after, values = frozen(state, batch)
+    _, want = step(compiled("medklip", "1")[1], batch)
+    assert float(values["loss"]) == pytest.approx(float(want["loss"]), rel=1e-6)
+    assert float(values["grad_norm"]) < float(want["grad_norm"])
+    for name, value in trees.flatten(after.params).items():
+        same = np.array_equal(value, trees.flatten(state.params)[name])
+        assert same is name.startswith("image_encoder/") or WITHOUT_EFFECT.search(name), name
+    costs = [program.cost_analysis()["flops"] for program in (frozen, step)]
+    assert costs[0] < 0.97 * costs[1]  # the tiny encoder is a small part of the step
