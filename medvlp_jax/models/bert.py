@@ -32,6 +32,7 @@ class Block(nn.Module):
     num_heads: int
     mlp_dim: int
     dropout: float = 0.0
+    norm_eps: float = LAYER_NORM_EPS
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -42,9 +43,9 @@ class Block(nn.Module):
             return nn.Dropout(self.dropout, deterministic=not train)(y)
 
         y, row = SelfAttention(self.num_heads, INIT, self.dtype, name="attention")(x, mask)
-        x = norm(x + drop(y), LAYER_NORM_EPS, self.dtype, "attention_norm")  # (B, M, C)
+        x = norm(x + drop(y), self.norm_eps, self.dtype, "attention_norm")  # (B, M, C)
         y = Mlp(self.mlp_dim, INIT, self.dtype, name="mlp")(x)
-        return norm(x + drop(y), LAYER_NORM_EPS, self.dtype, "mlp_norm"), row
+        return norm(x + drop(y), self.norm_eps, self.dtype, "mlp_norm"), row
 
 
 class Bert(nn.Module):
@@ -54,6 +55,7 @@ class Bert(nn.Module):
       max_positions: rows of the position table, the longest text.
       type_vocab: rows of the token-type table; 0 leaves it out (MGCA's text encoder has none).
       dropout: on the embeddings and each residual branch (not on the attention weights); needs rng "dropout".
+      norm_eps: of every LayerNorm.
       remat: recompute each block in the backward pass instead of keeping its activations.
       dtype: compute type; parameters are float32, LayerNorm and softmax at least float32.
     """
@@ -66,6 +68,7 @@ class Bert(nn.Module):
     max_positions: int = 512
     type_vocab: int = 2
     dropout: float = 0.0
+    norm_eps: float = LAYER_NORM_EPS
     remat: bool = False
     dtype: Any = jnp.float32
 
@@ -110,13 +113,13 @@ class Bert(nn.Module):
         if self.type_vocab:
             types = jnp.zeros((1, 1), jnp.int32) if token_type_ids is None else token_type_ids
             x = x + embed(self.type_vocab, types, "token_type")
-        x = norm(x, LAYER_NORM_EPS, self.dtype, "embedding_norm")
+        x = norm(x, self.norm_eps, self.dtype, "embedding_norm")
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         out = {"embedding": x}
         block = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
         for i in range(self.depth):
-            x, row = block(self.num_heads, self.mlp_dim, self.dropout, self.dtype, name=f"block_{i}")(
-                x, attention_mask, train
-            )
+            x, row = block(
+                self.num_heads, self.mlp_dim, self.dropout, self.norm_eps, self.dtype, name=f"block_{i}"
+            )(x, attention_mask, train)  # fmt: skip
             out[f"block_{i}"] = x
         return x, out | {"cls": x[:, 0], "attention": row.mean(axis=1)}

@@ -62,6 +62,7 @@ class Block(nn.Module):
     mlp_dim: int
     layer_scale: float | None = None
     dropout: float = 0.0
+    norm_eps: float = LAYER_NORM_EPS
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -74,10 +75,10 @@ class Block(nn.Module):
                 y = y * self.param(name, init, y.shape[-1:], jnp.float32).astype(y.dtype)[None, None]
             return nn.Dropout(self.dropout, deterministic=not train)(y)
 
-        y = norm(x, LAYER_NORM_EPS, self.dtype, "attention_norm")
+        y = norm(x, self.norm_eps, self.dtype, "attention_norm")
         y, row = SelfAttention(self.num_heads, dtype=self.dtype, name="attention")(y)
         x = x + branch(y, "attention_layer_scale")  # (B, N, C)
-        y = Mlp(self.mlp_dim, dtype=self.dtype, name="mlp")(norm(x, LAYER_NORM_EPS, self.dtype, "mlp_norm"))
+        y = Mlp(self.mlp_dim, dtype=self.dtype, name="mlp")(norm(x, self.norm_eps, self.dtype, "mlp_norm"))
         return x + branch(y, "mlp_layer_scale"), row
 
 
@@ -87,6 +88,7 @@ class ViT(nn.Module):
     Fields:
       layer_scale: initial value of DINOv2's learned scale on each residual branch; None leaves the scales out.
       dropout: after the positions and on each residual branch (not on the attention weights); needs rng "dropout".
+      norm_eps: of every LayerNorm; 1e-6 in timm and DINOv2, 1e-12 in Hugging Face's copies of Google's and DINO's weights.
       remat: recompute each block in the backward pass instead of keeping its activations.
       dtype: compute type; parameters are float32, LayerNorm and softmax at least float32.
     """
@@ -98,6 +100,7 @@ class ViT(nn.Module):
     mlp_dim: int
     layer_scale: float | None = None
     dropout: float = 0.0
+    norm_eps: float = LAYER_NORM_EPS
     remat: bool = False
     dtype: Any = jnp.float32
 
@@ -141,10 +144,10 @@ class ViT(nn.Module):
         block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         for i in range(self.depth):
             x, row = block(
-                self.num_heads, self.mlp_dim, self.layer_scale, self.dropout, self.dtype, name=f"block_{i}"
+                self.num_heads, self.mlp_dim, self.layer_scale, self.dropout, self.norm_eps, self.dtype, name=f"block_{i}"
             )(x, train)  # fmt: skip
             out[f"block_{i}"] = x
-        x = norm(x, LAYER_NORM_EPS, self.dtype, "norm")
+        x = norm(x, self.norm_eps, self.dtype, "norm")
         out["attention"] = row[:, :, 1:].mean(axis=1)  # (B, N)
         out["patch_tokens"] = x[:, 1:]
         return x[:, 0], out

@@ -13,9 +13,13 @@ from types import ModuleType
 import numpy as np
 
 from medvlp_jax.weights import bert, dinov2, medklip, mgca, resnet, vit
+from medvlp_jax.weights.directory import NORM_EPS
 from medvlp_jax.weights.files import read, read_config, write
 
-__all__ = ["KINDS", "config_of", "from_torch", "kind_of", "load", "read", "read_config", "to_torch", "trunk_of", "write"]
+__all__ = [
+    "KINDS", "NORM_EPS", "check_kind", "config_of", "from_torch", "kind_of", "load", "read", "read_config", "to_torch",
+    "trunk_of", "write",
+]  # fmt: skip
 
 # Every module has config_of(tensors, ...) -> constructor fields, from_torch(tensors, ...) and to_torch(variables, ...).
 KINDS: dict[str, ModuleType] = {
@@ -40,7 +44,8 @@ _SIGNS = {
 }
 
 
-def _kind(kind: str) -> ModuleType:
+def check_kind(kind: str) -> ModuleType:
+    """The module of `KINDS`; raises a ValueError that lists them for an unknown kind."""
     if kind not in KINDS:
         raise ValueError(f"unknown kind of weights {kind!r}; known: {', '.join(KINDS)}")
     return KINDS[kind]
@@ -57,7 +62,7 @@ def config_of(kind: str, tensors: dict[str, np.ndarray], **options) -> dict:
     Raises:
       ValueError: unknown kind, or the tensors are not of this kind.
     """
-    return _kind(kind).config_of(tensors, **options)
+    return check_kind(kind).config_of(tensors, **options)
 
 
 def from_torch(kind: str, tensors: dict[str, np.ndarray], **options) -> dict:
@@ -70,7 +75,7 @@ def from_torch(kind: str, tensors: dict[str, np.ndarray], **options) -> dict:
     Raises:
       ValueError: unknown kind; names every tensor that is missing, not used or of the wrong shape.
     """
-    return _kind(kind).from_torch(tensors, **options)
+    return check_kind(kind).from_torch(tensors, **options)
 
 
 def to_torch(kind: str, variables: dict, **options) -> dict[str, np.ndarray]:
@@ -82,7 +87,7 @@ def to_torch(kind: str, variables: dict, **options) -> dict[str, np.ndarray]:
     Raises:
       ValueError: unknown kind; names every array without a published name.
     """
-    return _kind(kind).to_torch(variables, **options)
+    return check_kind(kind).to_torch(variables, **options)
 
 
 def kind_of(tensors: dict[str, np.ndarray]) -> str:
@@ -111,23 +116,25 @@ def trunk_of(variables: dict, name: str) -> tuple[str, dict]:
 def load(kind: str, path: str | Path, num_heads: int | None = None, **options) -> tuple[dict, dict]:
     """A checkpoint file or directory -> (constructor fields, variables); see `files.read` and `from_torch`.
 
-    A config.json beside the tensors is checked for what our models do not have, and tells the number of heads where
-    `num_heads` does not. "vit" takes DINOv2 as well. A trunk may come out of a whole model's checkpoint.
+    A config.json beside the tensors is checked for what our models do not have. It tells the epsilon of LayerNorm, and the
+    number of heads where `num_heads` does not. "vit" takes DINOv2 as well. A trunk may come out of a whole model's checkpoint.
 
     Raises:
       ValueError: as `from_torch`; the tensors are of another kind; config.json asks for another activation or kind of
-        positions.
+        positions, or is that of another model.
     """
-    _kind(kind)
+    check_kind(kind)
     tensors, config = read(path), read_config(path)
     for key, ours in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
         if config.get(key, ours) != ours:
             raise ValueError(f"{path}: config.json has {key}={config[key]!r}; only {ours!r} is supported")
     heads, found = num_heads or config.get("num_attention_heads"), kind_of(tensors)
     if found in WHOLE and kind not in WHOLE:
-        heads = num_heads  # those of config.json are the whole model's
+        heads, config = num_heads, {}  # config.json is the whole model's
         found, part = trunk_of(from_torch(found, tensors), "text_encoder" if kind == "bert" else "image_encoder")
         tensors = to_torch(found, part)
+        if found == "bert" and bert.TYPES not in tensors:  # MGCA's text encoder has none
+            options["token_types"] = False
     if kind == "vit" and found == "dinov2":
         kind = found
     if found and found != kind:
@@ -135,4 +142,13 @@ def load(kind: str, path: str | Path, num_heads: int | None = None, **options) -
     fields = {k: v for k, v in options.items() if k != "image_size"}  # that one is of the weights, not of the model
     if heads and kind != "resnet":
         fields["num_heads"] = heads
-    return config_of(kind, tensors, **fields), from_torch(kind, tensors, **options)
+    fields, epsilon = config_of(kind, tensors, **fields), config.get("layer_norm_eps")
+    if kind in NORM_EPS:
+        if config.get("hidden_size", fields["width"]) != fields["width"] or fields["width"] % fields["num_heads"]:
+            raise ValueError(
+                f"{path}: tensors of width {fields['width']}, but config.json beside them has hidden_size="
+                f"{config.get('hidden_size')}, num_attention_heads={config.get('num_attention_heads')}: of another model?"
+            )
+        if epsilon not in (None, NORM_EPS[kind]):
+            fields["norm_eps"] = epsilon
+    return fields, from_torch(kind, tensors, **options)

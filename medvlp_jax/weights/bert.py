@@ -105,3 +105,10 @@ def _beyond(name: str, depth: int) -> bool:
 def to_torch(variables: dict) -> dict[str, np.ndarray]:
     """Tensors of BertModel(config, add_pooling_layer=False)."""
     return t.write(TABLE, variables)
+
+
+def with_token_types(tensors: dict[str, np.ndarray], fields: dict) -> tuple[dict[str, np.ndarray], dict]:
+    """Tensors and fields with a token-type table, which BertModel always has; of zeros, it says the same as none."""
+    if fields["type_vocab"]:
+        return tensors, fields
+    return tensors | {TYPES: np.zeros((2, fields["width"]), np.float32)}, fields | {"type_vocab": 2}

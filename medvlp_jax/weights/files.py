@@ -3,6 +3,7 @@
 Nothing here can run code from a file: no pickle in .npz, and torch loads with weights_only.
 """
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -44,10 +45,20 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def read_config(path: str | Path) -> dict:
-    """config.json of a checkpoint directory, or beside a checkpoint file; {} where there is none."""
+    """config.json of a checkpoint directory, or beside a checkpoint file; {} where there is none.
+
+    Raises:
+      ValueError: it is no JSON object.
+    """
     path = Path(path)
     path = (path if path.is_dir() else path.parent) / "config.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        config = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as e:
+        raise ValueError(f"{path} is damaged: {e}") from e
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds a {type(config).__name__}, expected the object that describes the model")
+    return config
 
 
 def write(path: str | Path, tensors: dict[str, np.ndarray]) -> None:
@@ -63,7 +74,8 @@ def write(path: str | Path, tensors: dict[str, np.ndarray]) -> None:
     if path.exists():
         raise FileExistsError(f"{path} exists already; remove it or give another name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    safetensors.numpy.save_file(tensors, path, {"format": "pt"})  # transformers asks for that mark
+    # transformers asks for that mark; safetensors' own save_file makes a file that only its owner can read
+    path.write_bytes(safetensors.numpy.save(tensors, {"format": "pt"}))
 
 
 def _file(path: Path) -> Path:
@@ -74,6 +86,11 @@ def _file(path: Path) -> Path:
     for name in IN_DIRECTORY:
         if (path / name).exists():
             return path / name
+    if (path / "checkpoints").is_dir():
+        raise FileNotFoundError(
+            f"{path} is the directory of a run; `python -m medvlp_jax.weights export --kind=... --workdir={path} --out=...` "
+            "takes the weights out of it"
+        )
     there = ", ".join(sorted(p.name for p in path.iterdir())[:10]) or "nothing"
     raise FileNotFoundError(f"{path} has none of {', '.join(IN_DIRECTORY)}; it holds {there}")
 
@@ -103,11 +120,18 @@ def _torch(path: Path) -> dict[str, np.ndarray]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises many kinds: pickle, zip and runtime errors
-        raise ValueError(f"{path} is damaged or holds objects other than tensors: {e}") from e
+        if found := re.search(r"GLOBAL (\S+)", str(e)):
+            raise ValueError(
+                f"{path} holds objects other than tensors ({found[1]}), and reading those would run code out of the file. "
+                f"If you trust it, keep its tensors only: python -c \"import torch; c = torch.load('{path.name}', 'cpu', "
+                "weights_only=False); torch.save(c.get('state_dict', c), 'tensors.pth')\""
+            ) from e
+        raise ValueError(f"{path} is damaged, or no torch file ({type(e).__name__})") from e
     for key in NESTED:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not content or not all(torch.is_tensor(v) for v in content.values()):
-        raise ValueError(f"{path} holds no dictionary of tensors, neither on top nor under {', '.join(NESTED)}")
+        there = ", ".join(map(str, list(content)[:10])) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"{path} holds no dictionary of tensors, neither on top nor under {', '.join(NESTED)}; came {there}")
     # numpy has no bfloat16
     return {k: (v.float() if v.dtype == torch.bfloat16 else v).detach().numpy() for k, v in content.items()}
