@@ -110,7 +110,8 @@ def evaluate(config, workdir: str | Path, step: str = "last", tasks=None) -> lis
         variables = {**exp.pretrained[initial_weights.WHOLE], "knowledge": exp.tables}
     else:
         variables, _ = checkpoint.load_variables(workdir, number)
-    checkpoint.check_fits(jax.eval_shape(lambda t: exp.init_variables(0, t), exp.tables), variables, workdir)
+    where = f"{config.init} (the width of its queries is that of the encoder of knowledge.init)" if published else workdir
+    checkpoint.check_fits(jax.eval_shape(lambda t: exp.init_variables(0, t), exp.tables), variables, where)
     logging.info("evaluating step %d of %s", number, workdir)
     variables = jax.device_put(variables, sharding.of_state(variables, exp.mesh, config.sharding))
     records = run_tasks(exp, variables, workdir, number, tasks)

@@ -73,11 +73,14 @@ def test_torch_files(tmp_path):
     torch.save({"x": torch.ones(2, dtype=torch.bfloat16)}, tmp_path / "b.pt")
     assert weights.read(tmp_path / "b.pt")["x"].dtype == np.float32
     torch.save({"epoch": 3}, tmp_path / "empty.pt")
-    with pytest.raises(ValueError, match="no dictionary of tensors"):
+    with pytest.raises(ValueError, match="no dictionary of tensors.*; came epoch$"):
         weights.read(tmp_path / "empty.pt")
     torch.save({"state_dict": state, "config": tmp_path}, tmp_path / "objects.ckpt")  # a path is an object: pickle
-    with pytest.raises(ValueError, match="holds objects other than tensors"):
+    with pytest.raises(ValueError, match=r"other than tensors \(pathlib.*\).*If you trust it, keep its tensors only: python"):
         weights.read(tmp_path / "objects.ckpt")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "plain.pth").read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"cut.pth is damaged, or no torch file \(\w+\)$"):
+        weights.read(tmp_path / "cut.pth")
 
 
 def test_torch_files_without_torch_say_what_to_install(tmp_path, monkeypatch):
@@ -97,3 +100,11 @@ def test_load_reads_the_heads_from_the_config_and_checks_it(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 4, "hidden_act": "relu"}))
     with pytest.raises(ValueError, match="hidden_act='relu'; only 'gelu' is supported"):
         weights.load("bert", tmp_path)
+    for config in ({"hidden_size": 64, "num_attention_heads": 4}, {"num_attention_heads": 5}):  # left from other weights
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match="tensors of width 48, but config.json beside them has .*of another model?"):
+            weights.load("bert", tmp_path)
+    for text, said in (('{"a": ', "config.json is damaged: Expecting value"), ("[]", "config.json holds a list, expected")):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=said):
+            weights.load("bert", tmp_path)

@@ -32,7 +32,8 @@ WIDE = np.random.RandomState(1).randn(1, 24, 48, 3).astype(np.float32)  # anothe
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation():
-    """One call of every function: compiling well costs more than it saves."""
+    """One call of every function: compiling well costs more than it saves, and so do torch's threads."""
+    torch.set_num_threads(1)
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
