@@ -145,7 +145,7 @@ def explained(error: BaseException) -> bool:
     if isinstance(error, FileNotFoundError | PermissionError | flags.Error):
         return True
     frames = traceback.extract_tb(error.__traceback__)
-    if not frames or not isinstance(error, ValueError | OSError | ArithmeticError):
+    if not frames or not isinstance(error, ValueError | OSError | ArithmeticError | ImportError):
         return False
     folders = Path(frames[-1].filename).parents
     ours = PACKAGE in folders or not any(library in folders for library in LIBRARIES)

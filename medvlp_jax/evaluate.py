@@ -111,12 +111,21 @@ def evaluate(config, workdir: str | Path, step: str = "last", tasks=None) -> lis
     else:
         variables, _ = checkpoint.load_variables(workdir, number)
     where = f"{config.init} (the width of its queries is that of the encoder of knowledge.init)" if published else workdir
-    checkpoint.check_fits(jax.eval_shape(lambda t: exp.init_variables(0, t), exp.tables), variables, where)
     logging.info("evaluating step %d of %s", number, workdir)
-    variables = jax.device_put(variables, sharding.of_state(variables, exp.mesh, config.sharding))
+    variables = placed(exp, variables, where)
     records = run_tasks(exp, variables, workdir, number, tasks)
     metrics.update_run_file(workdir, data=exp.fingerprints)
     return records
+
+
+def placed(exp: experiment.Experiment, variables: dict, where) -> dict:
+    """Variables of a checkpoint on the mesh, laid out as the config says.
+
+    Raises:
+      ValueError: they are of another model than the config; names what differs.
+    """
+    checkpoint.check_fits(jax.eval_shape(lambda t: exp.init_variables(0, t), variables["knowledge"]), variables, where)
+    return jax.device_put(variables, sharding.of_state(variables, exp.mesh, exp.config.sharding))
 
 
 def define_flags(flag_values=FLAGS) -> None:

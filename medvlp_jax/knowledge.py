@@ -45,3 +45,22 @@ def tables(k, fallback: tokens.Tokenizer, cache_dir: Path) -> dict[str, np.ndarr
         groups, encode, tokenizer, weights_hash=weights_hash, max_length=k.max_length, pooling=k.pooling,
         standardize=k.standardize, cache_dir=k.cache_dir or cache_dir,
     )  # fmt: skip
+
+
+def queries(k, fallback: tokens.Tokenizer, descriptions: list[str], table: np.ndarray) -> np.ndarray:
+    """Vectors (n, T) of descriptions that are in no table, made as the rows of the entity table `table` (K, T) were.
+
+    Raises:
+      ValueError: the encoder or the descriptions of config.knowledge are not those that `table` was made with.
+    """
+    texts = knowledge.load(k.descriptions or None)
+    encode, tokenizer, weights_hash = encoder(k, fallback)
+    groups = {"entities": texts.entities, "unseen": descriptions}  # "entities" for its statistics, see standardize
+    made = knowledge_table.tables(
+        groups, encode, tokenizer, weights_hash=weights_hash, max_length=k.max_length, pooling=k.pooling,
+        standardize=k.standardize,
+    )  # fmt: skip
+    if made["entities"].shape != table.shape or not np.allclose(made["entities"], table, rtol=1e-2, atol=1e-2):
+        raise ValueError("a description needs the text encoder that the checkpoint's entities were encoded with, and "
+                         "config.knowledge (init, size, seed, descriptions) gives others")
+    return made["unseen"]

@@ -1,6 +1,7 @@
 """Encoded image bytes -> 8-bit grey pixels, with errors that say what is wrong with the bytes.
 
-Formats: whatever OpenCV reads (JPEG, PNG, BMP, TIFF, WebP); 8 or 16 bits; grey, RGB, CMYK, with or without alpha.
+Formats: whatever OpenCV reads (JPEG, PNG, BMP, TIFF, WebP); 8 or 16 bits; grey, RGB, CMYK, with or without alpha; and
+DICOM (input/dicom.py).
 """
 from typing import NamedTuple
 
@@ -92,6 +93,10 @@ def decode(data: bytes, short_side: int | None = None) -> np.ndarray:
         raise ImageError("empty file")
     if data[: len(LFS_PREFIX)] == LFS_PREFIX:
         raise ImageError("git-LFS pointer", "fetch the real file with `git lfs pull`")
+    if data[128:132] == b"DICM":
+        from medvlp_jax.input import dicom  # which needs an extra, and this file
+
+        return dicom.decode(data)
     header = probe(data)
     scale = 1
     if header:

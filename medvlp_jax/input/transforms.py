@@ -164,8 +164,12 @@ def train_image(rng: np.random.Generator, image, *, size: int, crop: str, frame:
 def eval_image(image, *, size: int, frame: int, how: str) -> tuple[np.ndarray, Geometry]:
     """The image field of an Example -> (uint8 (size, size, 1), Geometry from its own pixels): `fit` to `frame`, then the
     central window of `size` (no crop where `frame` == `size`)."""
-    pixels, (height, width) = load(image, frame)
-    geometry = Geometry(pixels.shape[1] / width, pixels.shape[0] / height)  # of a decode at a fraction
+    return eval_pixels(*load(image, frame), size=size, frame=frame, how=how)
+
+
+def eval_pixels(pixels: np.ndarray, shape: tuple[int, int], *, size: int, frame: int, how: str) -> tuple[np.ndarray, Geometry]:
+    """As `eval_image`, of what `load` gave."""
+    geometry = Geometry(pixels.shape[1] / shape[1], pixels.shape[0] / shape[0])  # of a decode at a fraction
     pixels, fitted = fit(pixels, frame, how)
     pixels, cropped = center_crop(pixels, size)
     geometry = geometry.then(*fitted).then(*cropped)

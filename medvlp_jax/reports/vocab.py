@@ -123,5 +123,10 @@ def require(label: str) -> str:
     entity = lookup(label)
     if entity is None:
         raise KeyError(f"no entity for the label {label!r}; expected a label of a supported data set or one of "
-                       f"vocab.ENTITIES" + hint(_key(label), _TABLE))
+                       f"vocab.ENTITIES" + label_hint(label))
     return entity
+
+
+def label_hint(label: str) -> str:
+    """As `hint`, among all labels that `lookup` knows."""
+    return hint(_key(label), _TABLE)

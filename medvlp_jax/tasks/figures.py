@@ -61,6 +61,30 @@ def heat_maps(path: Path, rows: list[dict]) -> None:
     _save(figure, path)
 
 
+def overlays(path: Path, image: np.ndarray, panels: list[dict], columns: int = 5) -> None:
+    """The image (H, W[, C]) and beside it one overlay a finding, at most `columns` in a row.
+
+    panels: [{"finding": str, "map": (H, W), "score": probability or None, "peak": (x, y) or None}, ...], in image pixels.
+
+    Raises:
+      ValueError: no panels.
+    """
+    if not panels:
+        raise ValueError("no finding to draw: expected at least one panel")
+    image, cells = grey(image), 1 + len(panels)
+    rows = math.ceil(cells / columns)
+    columns = math.ceil(cells / rows)
+    height = min(max(2.9 * image.shape[0] / image.shape[1], 1.2), 5.8)
+    figure, axes = _axes(rows, columns, 2.9, height + 0.3)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    axes.flat[0].imshow(image, cmap="gray")
+    axes.flat[0].set_title("image", fontsize=9)
+    for axis, panel in zip(axes.flat[1:], panels, strict=False):
+        _overlay(axis, image, panel)
+    _save(figure, path)
+
+
 def _overlay(axis, image, panel) -> None:
     heat = np.asarray(panel["map"], np.float32)
     low, high = float(heat.min()), float(heat.max())
@@ -69,15 +93,20 @@ def _overlay(axis, image, panel) -> None:
     axis.imshow(image, cmap="gray")
     axis.imshow(big, cmap="inferno", alpha=0.15 + 0.5 * big, vmin=0, vmax=1)  # cold cells leave the image visible
     _outline(axis, panel)
-    at = scores.peak(heat)
-    if at >= 0:
-        y, x = divmod(at, heat.shape[1])
-        place = (x + 0.5) * image.shape[1] / heat.shape[1], (y + 0.5) * image.shape[0] / heat.shape[0]
+    place = panel["peak"] if "peak" in panel else _cell_peak(heat, image.shape)
+    if place is not None:
         for color, width in (("white", 5), ("black", 2)):  # seen on any colour below it
             axis.plot(*place, "x", color=color, markersize=7 + width, markeredgewidth=width)
     title = panel["finding"].replace("_", " ")
     title += "" if panel.get("score") is None else f"  P = {panel['score']:.2f}"
     axis.set_title(title + ("  (constant map)" if low == high else ""), fontsize=9)
+
+
+def _cell_peak(heat, shape) -> tuple[float, float] | None:
+    """Centre (x, y) of the one cell with a map's maximum, in pixels; None where several share it."""
+    at = scores.peak(heat)
+    y, x = divmod(at, heat.shape[1])
+    return None if at < 0 else ((x + 0.5) * shape[1] / heat.shape[1], (y + 0.5) * shape[0] / heat.shape[0])
 
 
 def _outline(axis, panel, name: str = "") -> None:
