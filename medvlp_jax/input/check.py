@@ -90,8 +90,8 @@ def _look(source: ManifestSource, index: int) -> tuple[str | None, str, list[str
     has_text = bool(source.text(index))
     is_short = not has_text and bool(str(row.get("report") or "").strip())
     reason, detail = _look_at_files(source, index, row)
-    useful = has_text or len(unknown) < len(labels) or parse_json(row, "boxes", []) or masks
-    if reason is None and not useful and {"report", "labels", "boxes", "mask", "masks"} & set(source.table.columns):
+    useful = has_text or len(unknown) < len(labels) or parse_json(row, "boxes", []) or masks or row.get("absent")
+    if reason is None and not useful and {"report", "labels", "absent", "boxes", "mask", "masks"} & set(source.table.columns):
         reason = "no report, label, box or mask"
         if labels or is_short:
             reason = "only unknown labels" if labels else "report empty or one word"

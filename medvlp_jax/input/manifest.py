@@ -3,19 +3,20 @@
 How a row becomes a presence matrix (51 positions x 75 entities; -1 not mentioned, 0 absent, 1 present, 2 uncertain):
 - a report is read by the report filter (reports.rules, reports.triplets);
 - a listed label is 1 at position `unspecified`, whatever the report says;
+- a label listed in column `absent` is 0 there, one in `uncertain` 2;
 - where the label list is complete, a label that it does not list is 0: see `ManifestSource`, closed_world.
 """
 import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from medvlp_jax.input import decode
-from medvlp_jax.input.rows import Table
+from medvlp_jax.input.masks import Masks
+from medvlp_jax.input.rows import Rows, Table
 from medvlp_jax.reports import rules, sections, triplets, vocab
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -30,7 +31,7 @@ class ManifestSource:
     """One split of a manifest, by random access; images stay encoded and are read when asked for.
 
     Args:
-      path: CSV or JSONL file.
+      path: CSV or JSONL file, or a `rows.Rows` (with `root`).
       split: "train", "val", "test", or "all".
       root: folder that image and mask paths are relative to; default: the manifest's folder. Paths may not leave it.
       columns: {our column: the file's} where names differ; None for a column that is not to be read.
@@ -39,7 +40,8 @@ class ManifestSource:
       closed_world: whether a label list is complete, so that entities known to the row's `source` (those that any of its
         rows lists, in any split) but not listed are absent. "auto": for rows without a report (multi-label sets such as
         ChestX-ray14); "always", "never". A label that is no known entity may imply any of them, so its row states no
-        absences, other than that it is not normal; nothing is concluded about the catch-all entities either.
+        absences, other than that it is not normal; nothing is concluded about the catch-all entities either. A row that
+        fills `absent` says itself what is absent.
       report_sections: which sections of a report are used (reports.sections.report_text).
 
     Raises:
@@ -54,7 +56,7 @@ class ManifestSource:
             raise ValueError(f"unknown split {split!r}; known: train, val, test, all")
         if closed_world not in ("auto", "always", "never"):
             raise ValueError(f"unknown closed_world {closed_world!r}; known: auto, always, never")
-        self.table = Table(path, columns)
+        self.table = path if isinstance(path, Rows) else Table(path, columns)
         self.split, self.closed_world, self.report_sections = split, closed_world, tuple(report_sections)
         self.root = Path(os.path.abspath(self.table.path.parent if root is None else Path(root).expanduser()))
         splits, self.spaces = _scan(self.table, ratios)
@@ -135,10 +137,12 @@ class ManifestSource:
             "boxes": [(entity_name(b["label"]), *(float(b[k]) for k in "xywh")) for b in parse_json(row, "boxes", [])],
             "masks": masks,
             "finding_labels": self._finding_labels(row),
-            "attributes": {k: str(row[k]) for k in ("view", "sex", "age", "source") if row.get(k) not in (None, "")},
+            "attributes": {k: str(row[k]) for k in ("view", "sex", "age", "source", "grade") if row.get(k) not in (None, "")},
         }
 
     def _closed(self, row: dict) -> bool:
+        if label_names(row, "absent"):
+            return False
         return self.closed_world == "always" or (self.closed_world == "auto" and not self._text(row))
 
     def _finding_labels(self, row: dict) -> dict[str, int]:
@@ -148,7 +152,8 @@ class ManifestSource:
         known = sorted(self.spaces[source_name(row)]) if listed and self._closed(row) else ()
         entities = {vocab.lookup(name) for name in listed}
         implied = {name: int(name.lower() in entities and vocab.lookup(name) == name.lower()) for name in known}
-        return {**implied, **dict.fromkeys(listed, 1)}
+        said = {**dict.fromkeys(label_names(row, "absent"), 0), **dict.fromkeys(label_names(row, "uncertain"), -1)}
+        return {**implied, **said, **dict.fromkeys(listed, 1)}
 
     def _cached_presence(self, index: int, row: dict) -> np.ndarray:
         """Presence of an example; what a report says is kept sparsely, since the filter costs as much as a small decode."""
@@ -176,8 +181,11 @@ class ManifestSource:
                 known &= set(vocab.NORMAL)
             for entity in known:
                 out[UNSPECIFIED, vocab.entity_index(entity)] = 0
-        for entity in set(entities.values()) - {None}:
-            out[UNSPECIFIED, vocab.entity_index(entity)] = 1
+        said = {vocab.lookup(name): value for value, column in ((0, "absent"), (2, "uncertain"))
+                for name in label_names(row, column)}  # fmt: skip
+        for entity, value in {**said, **dict.fromkeys(entities.values(), 1)}.items():
+            if entity is not None and not (value == 0 and entity in _CATCH_ALL):
+                out[UNSPECIFIED, vocab.entity_index(entity)] = value
         return out  # (A, K)
 
     @functools.cached_property
@@ -195,23 +203,6 @@ class ManifestSource:
         return digest.hexdigest()
 
 
-class Masks(Mapping):
-    """{name: bool (H, W)} that decodes a mask when it is looked up: training never does."""
-
-    def __init__(self, read: Callable[[str], bytes], paths: dict[str, list[str]]):
-        self._read, self._paths = read, paths
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        parts = [decode.decode(self._read(path)) for path in self._paths[name]]
-        return functools.reduce(np.logical_or, [part > part.max() // 2 for part in parts])  # (H, W); 0/1 and 0/255 files
-
-    def __iter__(self):
-        return iter(self._paths)
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-
 def entity_name(label: str) -> str:
     """The entity a box or mask shows, or the label itself where no entity fits ("Left Lung")."""
     return vocab.lookup(label) or label
@@ -222,9 +213,9 @@ def source_name(row: dict) -> str:
     return str(row.get("source") or "")
 
 
-def label_names(row: dict) -> list[str]:
-    """The labels a row lists, in order, without repeats."""
-    labels = row.get("labels") or ()
+def label_names(row: dict, column: str = "labels") -> list[str]:
+    """The labels a row lists (in `column`: labels, absent or uncertain), in order, without repeats."""
+    labels = row.get(column) or ()
     parts = labels.split(";") if isinstance(labels, str) else [str(part) for part in labels]
     return list(dict.fromkeys(part.strip() for part in parts if part.strip()))
 
@@ -253,7 +244,7 @@ def mask_paths(row: dict) -> dict[str, list[str]]:
     """{name: paths}: column `mask` is "lung"; names of `masks` become entities where one fits, several may share one."""
     out = {"lung": [str(row["mask"])]} if row.get("mask") else {}
     for label, path in parse_json(row, "masks", {}).items():
-        out.setdefault(entity_name(label), []).append(str(path))
+        out.setdefault(entity_name(label), []).extend(map(str, path if isinstance(path, list) else [path]))
     return out
 
 
@@ -262,7 +253,7 @@ def _scan(table: Table, ratios) -> tuple[np.ndarray, dict[str, set[str]]]:
     splits, spaces, first = [], {}, {}
     for row, line in zip(table, table.lines.tolist(), strict=True):
         source, patient = source_name(row), str(row.get("patient_id") or "")
-        spaces.setdefault(source, set()).update(label_names(row))
+        spaces.setdefault(source, set()).update(*(label_names(row, c) for c in ("labels", "absent", "uncertain")))
         try:
             parse_json(row, "boxes", [])
             parse_json(row, "masks", {})

@@ -1,7 +1,7 @@
 """Opens the data set that a config names."""
 from absl import logging
 
-from medvlp_jax.input import check
+from medvlp_jax.input import check, datasets
 from medvlp_jax.input.manifest import ManifestSource
 from medvlp_jax.input.phantom import PhantomSource
 
@@ -24,4 +24,13 @@ def make(data, split: str, seed: int):
             data.path, split, data.root or None, closed_world=data.closed_world, report_sections=data.sections
         )
         return check.check(source, data.max_bad_share)[0]
-    raise ValueError(f"unknown data.name {data.name!r}; known: phantom, manifest")
+    if data.name in datasets.READERS:
+        if not data.path:
+            raise ValueError(f"data.name={data.name} needs --config.data.path=ROOT of the data set (data/README.md)")
+        source = ManifestSource(
+            datasets.read(data.name, data.path), split, data.root or data.path, closed_world=data.closed_world,
+            report_sections=data.sections,
+        )  # fmt: skip
+        return check.check(source, data.max_bad_share)[0]
+    known = ", ".join(["phantom", "manifest", *sorted(datasets.READERS)])
+    raise ValueError(f"unknown data.name {data.name!r}; known: {known}")
