@@ -70,7 +70,8 @@ def open_model(config, path, step: str = "last"):
         variables, _ = checkpoint.load_variables(folder, number)
     else:
         number, variables = 0, exp.pretrained[initial_weights.WHOLE] | {"knowledge": _tables(exp, folder)}
-    return exp, evaluate.placed(exp, variables, folder), number
+    where = folder if run else f"{path} (the width of its queries is that of the encoder of knowledge.init)"
+    return exp, evaluate.placed(exp, variables, where), number
 
 
 def _tables(exp, folder: Path) -> dict:

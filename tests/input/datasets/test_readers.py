@@ -75,7 +75,8 @@ OBJECT = {"train.csv": "image_name,annotation\n1.jpg,0 1 2 11 22;2 5 5 9 1 7 8\n
           "image_name,annotation\n3.jpg,1 1 1 4 4\n", 
           "train/1.jpg": None, "train/2.jpg": None, "dev/3.jpg": None}  # fmt: skip
 DET10 = {"train.json": json.dumps([{"file_name": "1_000.png", "syms": [], "boxes": []},
-                                   {"file_name": "2_000.png", "syms": ["Mass", "Mass"], "boxes": [[1, 2, 4, 6], [0, 0, 1, 1]]}]),
+                                   {"file_name": "2_000.png", "syms": ["Mass", "Mass"],
+                                    "boxes": [[1, 2, 4, 6], [0, 0, 1, 1]]}]),
          "test.json": json.dumps([{"file_name": "1_001.png", "syms": [], "boxes": []}]),
          "train_data/1_000.png": None, "train_data/2_000.png": None, "test_data/1_001.png": None}  # fmt: skip
 MSCXR = {"MS_CXR_Local_Alignment_v1.0.0.csv": "category_name,label_text,path,x,y,w,h,dicom_id,image_width,image_height\n"
@@ -95,7 +96,8 @@ ALL = {"chestxray14": CXR14, "chexpert": CHEXPERT, "chexpert5x200": FIVE, "covid
 
 # name -> [(end of the image's path, what its row holds)]
 WANT = {
-    "chestxray14": [("1_000.png", {"labels": "Infiltration;Hernia", "split": "test", "sex": "M", "age": "058", "patient_id": "1",
+    "chestxray14": [("1_000.png", {"labels": "Infiltration;Hernia", "split": "test", "sex": "M",
+                                   "age": "058", "patient_id": "1",
                                    "boxes": [layout.box("Infiltrate", 1.5, 2, 3, 4)]}),
                     ("2_000.png", {"labels": "Pleural_Thickening", "view": "PA"})],
     "chexpert": [("patient00000/study1/view1_frontal.jpg", {"labels": "Cardiomegaly", "uncertain": "Edema", "view": "AP",
