@@ -5,7 +5,7 @@ numbers can be compared with papers; `honest` variants are what a user should be
 A metric that is not defined on its input (one class only, an empty truth) is NaN, never a silent 0 or 0.5.
 """
 import numpy as np
-from sklearn.metrics import precision_recall_curve, roc_auc_score
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 PUBLISHED_MAP_THRESHOLD = 0.008  # MedKLIP's threshold on attention maps (uniform attention over 196 cells: 0.0051)
 
@@ -17,6 +17,12 @@ def auc(labels, scores) -> float:
     """Area under the ROC curve, NaN unless both classes are there."""
     labels = np.asarray(labels)
     return float(roc_auc_score(labels, scores)) if 0 < labels.sum() < len(labels) else float("nan")
+
+
+def average_precision(labels, scores) -> float:
+    """Area under the precision-recall curve by steps, NaN unless both classes are there; chance is the share of positives."""
+    labels = np.asarray(labels)
+    return float(average_precision_score(labels, scores)) if 0 < labels.sum() < len(labels) else float("nan")
 
 
 def best_f1(labels, scores) -> tuple[float, float]:
