@@ -24,7 +24,11 @@ a { color: #0b57a4; }
 .bad { background: #ffebe9; border-left: 4px solid #b42318; padding: .5rem .75rem; }
 nav ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .25rem 1rem; }
 nav a { display: inline-block; padding: .25rem 0; }
-.scroll { overflow-x: auto; margin: .75rem 0; }
+.scroll { overflow-x: auto; margin: .75rem 0;
+  background: linear-gradient(to right, #fff 1.5rem, #fff0) left / 3rem 100% no-repeat local,
+    linear-gradient(to left, #fff 1.5rem, #fff0) right / 3rem 100% no-repeat local,
+    linear-gradient(to right, #0003, #0000) left / .75rem 100% no-repeat scroll,
+    linear-gradient(to left, #0003, #0000) right / .75rem 100% no-repeat scroll; } /* a shadow where more can be scrolled to */
 table { border-collapse: collapse; font-size: .9rem; }
 caption { text-align: left; font-weight: 600; padding: .75rem 0 .25rem; }
 th, td { padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #d0d7de; }

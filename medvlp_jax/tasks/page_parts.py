@@ -39,7 +39,7 @@ def words(metric: str) -> str:
 
 def metric(name: str) -> html.Markup:
     """A metric for people, and below it its name in the records."""
-    return html.join(words(name), html.tag("br"), html.tag("span", name, class_="code"))
+    return html.join(words(name), " ", html.tag("br"), html.tag("span", name, class_="code"))
 
 
 def main_records(records: list[dict]) -> list[dict]:
@@ -74,7 +74,7 @@ def class_table(records: list[dict]) -> list:
     header = ["Finding", "Positive", *(words(m) for m in columns)]
     if not any(row[1] for row in rows):
         header, rows = [header[0], *header[2:]], [[row[0], *row[2:]] for row in rows]
-    return [html.table("Single findings", header, rows, range(1, len(header)))]
+    return [html.table(f"{title(records[0]['task'])}: single findings", header, rows, range(1, len(header)))]
 
 
 def _class_cell(value, own):
@@ -82,7 +82,7 @@ def _class_cell(value, own):
     if value is None:
         return ""
     value = value["value"] if isinstance(value, dict) else value
-    more = [html.tag("br"), html.tag("small", html.interval(own["ci"]))] if own and own.get("ci") else []
+    more = [" ", html.tag("br"), html.tag("small", html.interval(own["ci"]))] if own and own.get("ci") else []
     beside = published_cell(own) if own else ""
     return html.join(html.number(value), more, beside)
 
