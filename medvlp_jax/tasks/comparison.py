@@ -89,11 +89,8 @@ def classes(labels, a, b, patients, names, resamples: int = 1000, seed: int = 0)
     for row, p in zip(rows, holm([r["p"] for r in rows]), strict=True):
         row["p_holm"] = float(p)
     mean = per_class[known].mean(0) if known.any() else np.full(2, np.nan)
-    lost = ~np.isfinite(samples) | ~known  # a resample that lost a rare class is averaged over the others
-    total = np.where(lost, 0.0, samples).sum(1)
-    macro = np.divide(total, (~lost).sum(1), out=np.full(len(samples), np.nan), where=~lost.all(1))
     used = (labels[:, known] >= 0).any(1).sum()
-    return {**_row("mean", *mean, macro, patients), "n": int(used)}, rows
+    return {**_row("mean", *mean, scores.row_means(samples[:, known]), patients), "n": int(used)}, rows
 
 
 def values(name: str, a, b, patients, resamples: int = 1000, seed: int = 0) -> dict:

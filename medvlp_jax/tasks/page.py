@@ -89,15 +89,16 @@ def score_plots(arrays: dict, records: list[dict]) -> list:
         names = [str(n) for n, u in zip(arrays["names"], usable, strict=True) if u]
         labels, values = arrays["labels"][:, usable], arrays[key][:, usable].astype(np.float64)
         suffix = key.removeprefix("scores")
+        how = " by prompt pairs" if suffix else ""
         by_metric = {r["metric"]: r for r in records}
         rows = [(n, r["value"], r.get("ci")) for n in names if (r := by_metric.get(f"auc{suffix}/{n}"))]
         mean = html.number(by_metric.get(f"auc_macro{suffix}", {}).get("value"))
         grid = [page_parts.plot(plots.curves(labels, values, names, "roc"),
                                 f"ROC curves of {len(names)} findings. Mean area under the curve {mean}; each area is in the "
-                                "table of single findings.", "ROC curves."),
+                                "table of single findings.", f"ROC curves{how}; dotted is chance."),
                 page_parts.plot(plots.curves(labels, values, names, "pr"),
                                 f"Precision-recall curves of {len(names)} findings.",
-                                "Precision and recall; chance is a finding's share of the examples.")]
+                                f"Precision and recall{how}; chance is a finding's share of the examples.")]
         if rows:
             best, worst = max(rows, key=lambda r: r[1]), min(rows, key=lambda r: r[1])
             grid.insert(0, page_parts.plot(

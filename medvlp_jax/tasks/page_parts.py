@@ -71,7 +71,7 @@ def class_table(records: list[dict]) -> list:
         own = next((r for m, r in single.items() if m.partition("/")[2] == name), {})
         rows.append([name.replace("_", " "), "" if not own else f"{own.get('positives', '')}", *(
             _class_cell(values.get(name), single.get(f"{m.replace('_macro', '')}/{name}")) for m, values in columns.items())])
-    header = ["Finding", "Positive", *(words(m) for m in columns)]
+    header = ["Finding", "Positive", *(words(m).removesuffix(", mean of the findings") for m in columns)]
     if not any(row[1] for row in rows):
         header, rows = [header[0], *header[2:]], [[row[0], *row[2:]] for row in rows]
     return [html.table(f"{title(records[0]['task'])}: single findings", header, rows, range(1, len(header)))]

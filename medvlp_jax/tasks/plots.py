@@ -72,7 +72,7 @@ def curves(labels: np.ndarray, values: np.ndarray, names: list[str], kind: str =
     if len(drawn) > MANY:
         drawn, title = drawn[:10] + drawn[-10:], f"{title}\n(10 best and 10 worst shown)"
     rows = -(-(len(drawn) + (kind == "roc")) // 2)
-    figure, axis = _plot(4.6 + 0.19 * rows)
+    figure, axis = _plot(4.6 + 0.22 * rows)
     if kind == "roc":
         axis.plot([0, 1], [0, 1], color="0.55", linestyle=":", linewidth=1.2, label="0.500  chance")
     for i, (x, y, value, name) in enumerate(drawn):
@@ -81,7 +81,7 @@ def curves(labels: np.ndarray, values: np.ndarray, names: list[str], kind: str =
     _unit(axis, kind)
     axis.set_title(title, fontsize=10)
     if drawn:
-        figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False, title=area, title_fontsize=9,
+        figure.legend(loc="outside lower center", ncols=2, fontsize=9.5, frameon=False, title=area, title_fontsize=10,
                       columnspacing=1.0)  # fmt: skip
     return figure
 
@@ -133,7 +133,7 @@ def reliability(labels, columns: dict[str, np.ndarray], bins: int = calibration.
                      linestyle="-" if i == 0 else "--")  # fmt: skip
     axis.set(ylabel="share that is present", ylim=(0, 1.01), xlim=(0, 1))
     axis.set_title(f"Reliability, {int(known.sum()):,} predictions of all findings", fontsize=10)
-    axis.legend(fontsize=8, loc="upper left")
+    axis.legend(fontsize=9, loc="upper left")
     axis.grid(color="0.9")
     below.set(xlabel="predicted probability", ylabel="of all")
     below.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

@@ -52,14 +52,17 @@ def make(predict, context=common.DEFAULT, *, gallery: int | None = None, ks=(1, 
                 ci = scores.mean_interval(hits, data["patients"][used], resamples, seed)
                 records.append(common.record(TASK, f"{direction}_recall@{k}", hits.mean(), len(rank),
                                              chance=min(k / size, 1.0), ci=ci, **extra))
+            ci = None
+            if resamples:
+                ci = scores.interval(scores.bootstrap_median(rank, who["patients"], resamples, seed), who["patients"])
             records.append(common.record(TASK, f"{direction}_median_rank", np.median(rank), len(rank),
-                                         chance=(size + 1) / 2, **extra))
+                                         chance=(size + 1) / 2, ci=ci, **extra))
         k = sorted(ks)[len(ks) // 2]
         records += subgroups.mean_records(TASK, f"i2t_recall@{k}", who, rank_of["i2t"] <= k, resamples, seed)
         kept.scores(context, TASK, {"patient": who.pop("patients"), **who, "gallery": np.asarray(size),
                                     **{f"rank_{d}": r for d, r in rank_of.items()}})
         kept.examples(context, TASK, lambda: _cards(data, groups[0], pairs[0][0], batches))
-        return records + _category_records(image, text, data["category"], precision_ks)
+        return records + _category_records(image, text, data["category"], precision_ks, data["patients"], resamples, seed)
 
     return run
 
@@ -147,7 +150,7 @@ def _cards(data, group, rank, batches, count: int = 2, top: int = 3, longest: in
     return out
 
 
-def _category_records(image, text, category, ks) -> list[dict]:
+def _category_records(image, text, category, ks, patients, resamples, seed) -> list[dict]:
     """Precision@k both ways where at least two categories have at least two single-finding examples each."""
     names, counts = np.unique(category[category != ""], return_counts=True)
     names = names[counts > 1]
@@ -161,6 +164,7 @@ def _category_records(image, text, category, ks) -> list[dict]:
     for direction, queries, gallery in (("i2t", image, text), ("t2i", text, image)):
         for k, values in category_precision(queries[keep], gallery[keep], label, ks).items():
             per_class = {str(n): float(values[label == c].mean()) for c, n in enumerate(names)}
-            records.append(common.record(TASK, f"{direction}_precision@{k}", values.mean(), len(keep), chance=chance,
+            ci = scores.mean_interval(values, patients[keep], resamples, seed)
+            records.append(common.record(TASK, f"{direction}_precision@{k}", values.mean(), len(keep), chance=chance, ci=ci,
                                          per_class=per_class, gallery=len(keep)))
     return records

@@ -113,6 +113,26 @@ def bootstrap_mean(values, patients, resamples: int = 1000, seed: int = 0) -> np
     return np.concatenate(out)
 
 
+def bootstrap_median(values, patients, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+    """Median of `values` (N,) in every resample, (resamples,)."""
+    values = np.asarray(values, np.float64)
+    order = np.argsort(values, kind="stable")
+    out = []
+    for counts in patient_counts(patients, resamples, seed):
+        upto = np.cumsum(counts[:, order], axis=1, dtype=np.int64)  # (r, N)
+        middle = [(upto[:, -1] - 1) // 2, upto[:, -1] // 2]
+        out.append(np.mean([values[order][(upto > k[:, None]).argmax(1)] for k in middle], axis=0))
+    return np.concatenate(out)
+
+
+def row_means(samples) -> np.ndarray:
+    """Mean over the classes of each resample (R, C): one that lost a rare class is averaged over the others, like the published
+    plain mean; NaN where all are lost."""
+    known = np.isfinite(samples)
+    total = np.where(known, samples, 0.0).sum(1)
+    return np.divide(total, known.sum(1), out=np.full(len(samples), np.nan), where=known.any(1))
+
+
 def interval(samples, patients) -> list[float] | None:
     """Central 95 % of the finite bootstrap samples; None without any, or for fewer than two patients, where resampling
     patients says nothing."""

@@ -72,19 +72,12 @@ def auc_records(task: str, metric: str, data: dict, labels, values, names, resam
             ci = None
             if resamples and shared.any():
                 samples = scores.bootstrap_auc(labels[rows][:, shared], values[rows][:, shared], who, resamples, seed)
-                ci = scores.interval(_row_means(samples), who)
+                ci = scores.interval(scores.row_means(samples), who)
             records.append(common.record(
                 task, f"{metric}/{attribute}={group}", own[shared].mean() if shared.any() else np.nan, len(rows), chance=0.5,
                 ci=ci, per_class=dict(zip(names, own.tolist(), strict=True)), skipped=left, attribute=attribute, group=group,
                 patients=len(np.unique(who)), resamples=resamples, seed=seed, ci_unit="patient"))
     return records
-
-
-def _row_means(samples) -> np.ndarray:
-    """Mean of the finite columns of each resample; NaN where there is none."""
-    known = np.isfinite(samples)
-    total = np.where(known, samples, 0.0).sum(1)
-    return np.divide(total, known.sum(1), out=np.full(len(samples), np.nan), where=known.any(1))
 
 
 def mean_records(task: str, metric: str, data: dict, values, resamples: int = 1000, seed: int = 0,

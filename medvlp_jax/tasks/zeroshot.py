@@ -6,7 +6,7 @@ F1 at the best threshold, accuracy there. A method with text embeddings is also 
 import numpy as np
 
 from medvlp_jax.reports import vocab
-from medvlp_jax.tasks import calibration, cases, common, kept, plots, scores, subgroups
+from medvlp_jax.tasks import calibration, cases, common, kept, plots, resampled, scores, subgroups
 
 TASK = "zeroshot"
 
@@ -64,7 +64,8 @@ def make(predict, context=common.DEFAULT, *, findings=None, min_positives: int =
             if context.validation is not None:
                 known = _collect(image_fn, variables, context.validation, findings, context)
             records += _auc_records(values["scores"], labels, names, data["patients"], "", resamples, seed, skipped)
-            records += _point_records(known, names, rows, values["scores"], labels, skipped)
+            point = _point_records(known, names, rows, values["scores"], labels, skipped)
+            records += _with_intervals(point, values["scores"], labels, names, data["patients"], resamples, seed)
             records += subgroups.auc_records(TASK, "auc_macro", data, labels, values["scores"], names, resamples, seed)
             common.draw(context.figures, "roc.png",
                         lambda path: path.write_bytes(plots.png(plots.curves(labels, values["scores"], names))))
@@ -161,13 +162,9 @@ def _auc_records(values, labels, names, patients, suffix, resamples, seed, skipp
         samples = scores.bootstrap_auc(labels, values, patients, resamples, seed)  # (R, C)
     counts = {n: {"n": int((labels[:, c] >= 0).sum()), "positives": int((labels[:, c] == 1).sum())}
               for c, n in enumerate(names)}
-    # A resample that lost a rare class is averaged over the others, like the published plain mean.
-    lost = np.isnan(samples)
-    total = np.where(lost, 0.0, samples).sum(1)
-    macro = np.divide(total, (~lost).sum(1), out=np.full(len(samples), np.nan), where=~lost.all(1))
     more = {"resamples": resamples, "seed": seed, "ci_unit": "patient"}
     out = [common.record(TASK, f"auc_macro{suffix}", np.mean(list(per_class.values())), (labels >= 0).any(1).sum(),
-                         chance=0.5, ci=scores.interval(macro, patients), per_class=per_class,
+                         chance=0.5, ci=scores.interval(scores.row_means(samples), patients), per_class=per_class,
                          skipped=skipped, **more)]
     for c, name in enumerate(names):
         ci = scores.interval(samples[:, c], patients)
@@ -196,7 +193,7 @@ def _threshold_records(rows, variant, skipped, n):
 
 
 def _point_records(validation, names, table_rows, values, labels, skipped) -> list[dict]:
-    """What is one number without an interval: average precision, F1 and accuracy at a threshold, calibration.
+    """What is not an AUC: average precision, F1 and accuracy at a threshold, calibration.
 
     validation: data of `_collect` or None, which gives no `honest` records.
     """
@@ -220,6 +217,19 @@ def _point_records(validation, names, table_rows, values, labels, skipped) -> li
         records.append(_mean_record("ece_temperature_honest", error, len(labels), skipped, bins=calibration.BINS,
                                     temperature=fitted))
     return records
+
+
+def _with_intervals(records, values, labels, names, patients, resamples, seed) -> list[dict]:
+    """The records of `_point_records` with bootstrap intervals; thresholds and temperature stay as they are."""
+    if not resamples:
+        return records
+    by_metric = {r["metric"]: r for r in records}
+    thresholds = by_metric.get("f1_honest", {}).get("thresholds", {})
+    samples = resampled.points(labels, values, patients, resamples, seed, [thresholds.get(n, np.nan) for n in names],
+                               by_metric.get("ece_temperature_honest", {}).get("temperature", np.nan))
+    nothing = np.zeros((0, len(names)))
+    return [{**r, "ci": scores.interval(scores.row_means(samples.get(r["metric"], nothing)), patients),
+             "resamples": resamples, "seed": seed, "ci_unit": "patient"} for r in records]
 
 
 def _mean_record(metric, per_class, n, skipped, **extra) -> dict:
