@@ -48,32 +48,40 @@ def points(labels, values, patients, resamples: int = 1000, seed: int = 0, thres
 
 
 def _descending(labels, values):
-    """-> (rows by falling score, whether each is positive, index of the last row of every group of equal scores)."""
+    """Groups of equal scores that hold a positive: only there does precision-recall gain or F1 have its maximum.
+
+    -> (rows by falling score, whether each is positive, first position of every such group, position after its last).
+    """
     rows = np.flatnonzero(labels >= 0)
     rows = rows[np.argsort(-values[rows], kind="stable")]
-    ends = np.flatnonzero(np.append(np.diff(values[rows]) != 0, True)) if len(rows) else np.zeros(0, int)
-    return rows, labels[rows] == 1, ends
+    truth = labels[rows] == 1
+    first = np.flatnonzero(np.append(True, np.diff(values[rows]) != 0)) if len(rows) else np.zeros(0, int)
+    after = np.append(first[1:], len(rows))[:len(first)]
+    held = np.append(0, np.cumsum(truth))
+    gains = held[after] > held[first]
+    return rows, truth, first[gains], after[gains]
 
 
-def _curve(counts, rows, truth, ends):
+def _curve(counts, rows, truth, first, after):
     """Average precision, best F1 and the published accuracy (strictly above that threshold) of each resample, (r,) each."""
-    if not len(rows):
+    if not len(first):
         return np.full((3, len(counts)), np.nan)
-    weights = counts[:, rows].astype(np.float64)
-    hits = np.cumsum(weights * truth, 1)[:, ends]  # true positives at each threshold, (r, E)
-    taken = np.cumsum(weights, 1)[:, ends]
-    positives, total = hits[:, -1:], taken[:, -1:]
-    precision, recall = hits / np.maximum(taken, 1), hits / np.maximum(positives, 1)
+    weights = counts[:, rows]
+    taken, hits = np.zeros((2, len(counts), len(rows) + 1), np.int32)
+    np.cumsum(weights, axis=1, out=taken[:, 1:])
+    np.cumsum(weights * truth, axis=1, out=hits[:, 1:])
+    positives, total = hits[:, -1], taken[:, -1]
+    n, tp = taken[:, after], hits[:, after]  # above or at each threshold, (r, E)
+    precision, recall = tp / np.maximum(n, 1), tp / np.maximum(positives, 1)[:, None]
     ap = (np.diff(recall, axis=1, prepend=0) * precision).sum(1)
-    there = np.diff(taken, axis=1, prepend=0) > 0  # a threshold exists only where an example was drawn
     both = precision + recall  # the terms of scores.best_f1, so that rounding parts equal maxima as it does there
     f1 = np.divide(2 * precision * recall, both, out=np.zeros_like(both), where=both > 0)
-    f1 = np.where(there, f1, -1.0)
+    f1[n == taken[:, first]] = -1.0  # a threshold exists only where an example was drawn
     best = f1.shape[1] - 1 - np.argmax(f1[:, ::-1], axis=1)  # of equal ones the lowest threshold
     line = np.arange(len(counts))
-    before = [np.where(best > 0, x[line, np.maximum(best - 1, 0)], 0.0) for x in (hits, taken)]
-    right = before[0] + (total - positives)[:, 0] - (before[1] - before[0])
-    return ap, f1[line, best], right / np.maximum(total[:, 0], 1)
+    above, right = taken[line, first[best]], hits[line, first[best]]
+    right = right + (total - positives) - (above - right)
+    return ap, f1[line, best], right / np.maximum(total, 1)
 
 
 def _fixed(weights, truth, predicted):
@@ -85,6 +93,9 @@ def _fixed(weights, truth, predicted):
 
 def _ece(weights, truth, p, bins):
     which = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], p, side="left")
-    gap = np.zeros((len(p), bins))
-    gap[np.arange(len(p)), which] = truth - p
-    return np.abs(weights @ gap).sum(1) / np.maximum(weights.sum(1), 1)
+    order = np.argsort(which, kind="stable")
+    starts = np.flatnonzero(np.diff(which[order], prepend=-1))  # of every bin that has examples
+    if not len(starts):
+        return np.full(len(weights), np.nan)
+    gap = np.add.reduceat(weights[:, order] * (truth - p)[order], starts, axis=1)
+    return np.abs(gap).sum(1) / np.maximum(weights.sum(1), 1)
