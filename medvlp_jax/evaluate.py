@@ -73,6 +73,8 @@ def run_tasks(exp: experiment.Experiment, variables, workdir: str | Path, step: 
 
 def _report(exp, workdir, place, options) -> None:
     """The page and what it says of the protocol. Whatever goes wrong here never costs the numbers: it is only logged."""
+    if not options:
+        return
     try:
         config = exp.config
         given = metrics.read_run_file(Path(workdir)).get("parameters")
