@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from medvlp_jax.tasks import scores
+from medvlp_jax.tasks import plots, scores
 
 DPI = 110
 TRUTH = "#39ff14"  # bright green: far from the overlay's colours and from grey
@@ -93,6 +93,11 @@ def _outline(axis, panel, name: str = "") -> None:
         axis.annotate(name.replace("_", " "), (x, y), xytext=(0, 3 if above else -3), textcoords="offset points",
                       color=TRUTH, fontsize=7, va="bottom" if above else "top", annotation_clip=True,
                       bbox={"facecolor": "black", "alpha": 0.55, "pad": 1, "linewidth": 0})
+
+
+def roc(path: Path, labels: np.ndarray, values: np.ndarray, names: list[str]) -> None:
+    """The ROC plot of `plots.curves`."""
+    path.write_bytes(plots.png(plots.curves(labels, values, names)))
 
 
 def training_curves(path: Path, metrics_file: Path) -> None:

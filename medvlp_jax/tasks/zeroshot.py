@@ -6,7 +6,7 @@ F1 at the best threshold, accuracy there. A method with text embeddings is also 
 import numpy as np
 
 from medvlp_jax.reports import vocab
-from medvlp_jax.tasks import calibration, cases, common, kept, plots, resampled, scores, subgroups
+from medvlp_jax.tasks import calibration, cases, common, figures, kept, resampled, scores, subgroups
 
 TASK = "zeroshot"
 
@@ -67,8 +67,7 @@ def make(predict, context=common.DEFAULT, *, findings=None, min_positives: int =
             point = _point_records(known, names, rows, values["scores"], labels, skipped)
             records += _with_intervals(point, values["scores"], labels, names, data["patients"], resamples, seed)
             records += subgroups.auc_records(TASK, "auc_macro", data, labels, values["scores"], names, resamples, seed)
-            common.draw(context.figures, "roc.png",
-                        lambda path: path.write_bytes(plots.png(plots.curves(labels, values["scores"], names))))
+            common.draw(context.figures, "roc.png", lambda path: figures.roc(path, labels, values["scores"], names))
         asked = [c for c, n in enumerate(names) if vocab.lookup(n) not in vocab.NORMAL]
         if prompts and asked:
             skipped = skipped | {n: "normal: has no prompt pair" for c, n in enumerate(names) if c not in asked}

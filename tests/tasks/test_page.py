@@ -105,8 +105,12 @@ def test_published_numbers_stand_beside_the_same_data_set_only(tmp_path):
     single = {**place, "task": "zeroshot", "metric": "auc/Hernia", "value": 0.8, "n": 9, "positives": 3}
     assert [n.value for n in published.beside(r)] == [0.768, 0.723, 0.84]
     assert [n.value for n in published.beside(single)] == [0.772]
-    for change in ({"dataset": "phantom"}, {"split": "val"}, {"task": "classification"}, {"metric": "auc_macro_prompts"}):
+    for change in ({"dataset": "phantom"}, {"split": "val"}, {"task": "retrieval"}, {"metric": "auc_macro_prompts"}):
         assert published.beside({**r, **change}) == []
+    linear = {**r, "task": "classification", "dataset": "rsna", "protocol": "linear 100 %"}
+    assert [n.value for n in published.beside(linear)] == [0.908, 0.908]
+    assert [n.value for n in published.beside({**linear, "protocol": "linear 1 %"})] == [0.891]
+    assert published.beside({**linear, "protocol": "default"}) == []
     assert published.known_as("RSNA Pneumonia") == "rsna" and published.known_as("my own") is None
     e = evaluation.Evaluation("run", tmp_path, place, {}, [r, single], {}, {})
     found = tables(parse(page.render(e)))
