@@ -156,5 +156,14 @@ def _flat(value) -> html.Markup | str:
     """A value of a table cell; a dictionary as lines of name and value."""
     if not isinstance(value, dict):
         return str(value)
-    return html.join([html.tag("div", f"{k}: {json.dumps(v, default=str) if isinstance(v, dict | list) else v}")
+    return html.join([html.tag("div", f"{k}: {json.dumps(_short(v), default=str) if isinstance(v, dict | list) else _short(v)}")
                       for k, v in value.items()])
+
+
+def _short(value):
+    """Numbers with six digits, which is enough to read; the records have them all."""
+    if isinstance(value, dict):
+        return {k: _short(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_short(v) for v in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
