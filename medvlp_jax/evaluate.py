@@ -1,9 +1,11 @@
 """Scores a checkpoint.
 
     python -m medvlp_jax.evaluate --workdir=runs/mlip-quickstart --tasks=zeroshot
+    python -m medvlp_jax.evaluate --compare runs/mlip-quickstart runs/medklip-quickstart
 
 The config is the one the run was trained with (its run.json) unless --config names another. `train` ends by calling the
-same `run_tasks`.
+same `run_tasks`. Numbers, scores and the page eval/report.html are left in the run's folder; --compare reads those of two
+runs and computes no score again.
 """
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from medvlp_jax import checkpoint, cli, experiment, initial_weights, metrics, sharding
-from medvlp_jax.tasks import common, suite
+from medvlp_jax.tasks import common, comparison_page, evaluation, page, suite
 
 FLAGS = flags.FLAGS
 
@@ -48,18 +50,46 @@ def check(exp: experiment.Experiment, tasks=None) -> None:
 def run_tasks(exp: experiment.Experiment, variables, workdir: str | Path, step: int, tasks=None) -> list[dict]:
     """Runs `tasks` (default: those of config.evals.tasks that the method can do) on the evaluation split.
 
-    Writes workdir/eval/results.jsonl and figures; returns the records.
+    Writes workdir/eval: results.jsonl, scores, protocol.json and, with config.evals.figures, figures and the page; adds the
+    data's fingerprints to run.json. Returns the records.
 
     Raises:
       ValueError: unknown task. RuntimeError: a task failed, after all others were finished.
     """
-    evals = exp.config.evals
+    evals, options = exp.config.evals, task_options(exp, tasks)
     validation = exp.eval_batches("val", evals.limit) if evals.split != "val" and exp.has_split("val") else None
-    return suite.evaluate(
-        exp.method, variables, task_options(exp, tasks), exp.eval_batches(evals.split, evals.limit), workdir, step,
-        put=exp.put, tokenizer=exp.tokenizer, validation_fn=validation, dataset=exp.config.data.name, split=evals.split,
-        draw=evals.figures,
-    )  # fmt: skip
+    place = {"dataset": exp.config.data.name, "split": evals.split, "protocol": "default", "step": int(step)}
+    try:
+        return suite.evaluate(
+            exp.method, variables, options, exp.eval_batches(evals.split, evals.limit), workdir, step,
+            put=exp.put, tokenizer=exp.tokenizer, validation_fn=validation, dataset=place["dataset"], split=evals.split,
+            protocol=place["protocol"], draw=evals.figures,
+            facts={"data": exp.source(evals.split).fingerprint, "checkpoint": f"{Path(workdir).name}, step {step}"},
+        )  # fmt: skip
+    finally:
+        metrics.update_run_file(Path(workdir), data=exp.fingerprints)
+        _report(exp, workdir, place, options)
+
+
+def _report(exp, workdir, place, options) -> None:
+    """The page and what it says of the protocol. Whatever goes wrong here never costs the numbers: it is only logged."""
+    if not options:
+        return
+    try:
+        config = exp.config
+        given = metrics.read_run_file(Path(workdir)).get("parameters")
+        evaluation.describe(workdir, place, {
+            "checkpoint": {"step": place["step"], "method": config.method, "variant": config.variant,
+                           "initial weights": config.init or "see the config", "parameters": given},
+            "data_fingerprints": exp.fingerprints, "images": {k: config.data[k] for k in ("image_size", "frame")},
+            "evaluated_examples": config.evals.limit or "all", "tasks": suite.settings(options),
+            "computed_on": f"{jax.device_count()} {jax.default_backend()} device(s), {config.dtype}",
+            "versions": metrics.versions(), "config": config.to_dict(),
+        })  # fmt: skip
+        if config.evals.figures and jax.process_index() == 0:
+            logging.info("report: %s", page.write(workdir))
+    except Exception:
+        logging.exception("the report was not written; the numbers are in eval/results.jsonl")
 
 
 def validate(exp: experiment.Experiment, variables) -> dict[str, float]:
@@ -113,9 +143,21 @@ def evaluate(config, workdir: str | Path, step: str = "last", tasks=None) -> lis
     where = f"{config.init} (the width of its queries is that of the encoder of knowledge.init)" if published else workdir
     logging.info("evaluating step %d of %s", number, workdir)
     variables = placed(exp, variables, where)
-    records = run_tasks(exp, variables, workdir, number, tasks)
-    metrics.update_run_file(workdir, data=exp.fingerprints)
-    return records
+    return run_tasks(exp, variables, workdir, number, tasks)
+
+
+def compare(folders: list[str], out: str = "") -> Path:
+    """Writes the page and a JSON file of the differences of two evaluated runs, b - a -> path of the page.
+
+    Raises:
+      ValueError: not two folders, or evaluations that have no task or no example in common.
+      FileNotFoundError: one has no evaluation.
+    """
+    if len(folders) != 2:
+        raise ValueError(f"--compare takes two run directories, came {len(folders)}: {', '.join(folders)}")
+    path = comparison_page.write(*folders, out or None)
+    logging.info("comparison: %s and %s", path, path.with_suffix(".json").name)
+    return path
 
 
 def placed(exp: experiment.Experiment, variables: dict, where) -> dict:
@@ -134,16 +176,30 @@ def define_flags(flag_values=FLAGS) -> None:
                         flag_values=flag_values)  # fmt: skip
     flags.DEFINE_list("tasks", [], "Tasks to run; default: all that the method can do.", flag_values=flag_values)
     flags.DEFINE_string("step", "last", "Checkpoint to score: last, best or a number.", flag_values=flag_values)
+    text = "Two evaluated run directories, as --compare A B or --compare=A,B: writes a page of their differences."
+    flags.DEFINE_list("compare", [], text, flag_values=flag_values)
+    flags.DEFINE_string("out", "", "Page of --compare; default A/eval/comparison.html.", flag_values=flag_values)
 
 
 def main(argv):
     """Entry of `python -m medvlp_jax.evaluate`."""
+    if FLAGS.compare:
+        compare([*FLAGS.compare, *argv[1:]], FLAGS.out)
+        return
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; options look like --tasks=zeroshot,grounding")
     evaluate(FLAGS.config, FLAGS.workdir or experiment.default_workdir(FLAGS.config), FLAGS.step, FLAGS.tasks)
 
 
+def _saved(argv):
+    """What gives the config where none is named: the run's own, or for a comparison none."""
+    if cli.flag_value(argv, "compare") is not None:
+        return ConfigDict
+    folder = cli.flag_value(argv, "workdir")
+    return (lambda: saved_config(folder)) if folder else None
+
+
 if __name__ == "__main__":
     define_flags()
-    folder = cli.flag_value(sys.argv, "workdir")
-    cli.run(main, saved=(lambda: saved_config(folder)) if folder else None)
+    FLAGS.set_gnu_getopt(True)  # --compare A B --out=C: options may follow the second directory
+    cli.run(main, saved=_saved(sys.argv))

@@ -159,9 +159,7 @@ def train(config, workdir: str | Path) -> Any:
     if stop:
         logging.warning("signal %d: step %d is saved in %s; start again to resume", stop.signal, step, workdir)
         return None
-    records = evaluate.run_tasks(exp, variables(state), workdir, step)
-    metrics.update_run_file(workdir, data=exp.fingerprints)
-    return records
+    return evaluate.run_tasks(exp, variables(state), workdir, step)
 
 
 def validates(exp: experiment.Experiment) -> bool:

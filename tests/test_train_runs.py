@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from medvlp_jax import checkpoint, train
+from medvlp_jax.tasks import evaluation
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -102,6 +103,7 @@ class TestInThisProcess:
         for name, seed in (("a", 0), ("b", 0), ("c", 1)):
             config = tiny.run_config("medklip", **{"seed": seed, "train/steps": 3, "train/tensorboard": name == "a"})
             config.evals.tasks = ("zeroshot", "grounding") if name == "a" else ()
+            config.evals.figures = name == "a"
             results[name] = train.train(config, tmp_path / name)
         losses = {name: [r["loss"] for r in records(tmp_path / name)] for name in results}
         assert losses["a"] == losses["b"] != losses["c"]
@@ -115,3 +117,10 @@ class TestInThisProcess:
         assert list((tmp_path / "a" / "tensorboard").iterdir()) and not (tmp_path / "b" / "tensorboard").exists()
         assert {"zeroshot", "grounding"} == {r["task"] for r in results["a"]}
         assert list((tmp_path / "a" / "eval" / "figures").glob("*.png"))
+        found = evaluation.load(tmp_path / "a")
+        assert found.place == {"dataset": "phantom", "split": "test", "protocol": "default", "step": 3}
+        assert set(found.scores) == set(found.cards) == {"zeroshot", "grounding"}
+        assert {(r["checkpoint"], r["data"]) for r in found.records} == {("a, step 3", run["data"]["test"])}
+        assert found.facts["config"]["seed"] == 0 and found.facts["tasks"]["zeroshot"]["resamples"] == 1000
+        text = (tmp_path / "a" / "eval" / "report.html").read_text("utf-8")
+        assert text.count("<img") > 10 and run["data"]["test"] in text and f"{results['a'][0]['value']:.3f}" in text

@@ -73,7 +73,8 @@ def batch(rows: int = 16, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def run_config(method: str, **overrides):
-    """`config` for whole runs on the phantom: with the shipped vocabulary, every step logged, no TensorBoard."""
+    """`config` for whole runs on the phantom: with the shipped vocabulary, every step logged, no TensorBoard, no figures."""
     words = {} if method == "medklip" else {"model/text/vocab_size": 0}
-    settings = {"train/steps": 6, "train/log_every": 1, "train/tensorboard": False, "knowledge/size": "tiny"}
+    settings = {"train/steps": 6, "train/log_every": 1, "train/tensorboard": False, "knowledge/size": "tiny",
+                "evals/figures": False}  # fmt: skip
     return config(method, **{**words, **settings, **overrides})

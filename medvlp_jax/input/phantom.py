@@ -95,7 +95,7 @@ class PhantomSource:
 
     source[i] -> {"id", "patient_id", "image" (S, S) uint8, "report", "presence" (51, 75) int8: what the report states,
     "finding_labels": {finding: 0 or 1}: what the image shows, "boxes": [(finding, x, y, w, h)] pixels, "masks":
-    {finding or "left_lung", "right_lung", "heart": (S, S) bool}, "meta": {"view", "sex", "age"}}.
+    {finding or "left_lung", "right_lung", "heart": (S, S) bool}, "attributes": {"view", "sex", "age"}}.
 
     split: "train", "val" or "test"; they never share a patient. size: number of examples (default `SIZES`); a longer
     source begins with the examples of a shorter one. image_size: S. cache: keep drawn examples in memory (30 kB each at
@@ -172,7 +172,7 @@ class PhantomSource:
             "presence": kept["presence"].copy(),
             "boxes": list(kept["boxes"]),
             "finding_labels": dict(kept["finding_labels"]),
-            "meta": dict(kept["meta"]),
+            "attributes": dict(kept["attributes"]),
             "masks": masks,
         }
 
@@ -189,7 +189,7 @@ class PhantomSource:
             "boxes": boxes,
             "finding_labels": {name: int(scene.find(name) is not None) for name in FINDINGS},
             "masks": {name: np.packbits(mask) for name, mask in masks.items()},  # an eighth of the memory
-            "meta": {"view": scene.view, "sex": scene.sex, "age": scene.age},
+            "attributes": {"view": scene.view, "sex": scene.sex, "age": scene.age},
         }
 
 

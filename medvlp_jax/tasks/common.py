@@ -31,6 +31,7 @@ class Context(NamedTuple):
     validation: () -> iterator of validation batches, from which the `honest` thresholds are chosen
     figures: folder for PNG figures, None draws none
     entities: names of the rows of variables["knowledge"]["entities"]; None for the 75 of the vocabulary
+    folder: where scores and examples are kept (tasks/kept.py), None keeps none; place: what they belong to
     """
 
     put: Callable[..., Any] = identity
@@ -38,6 +39,8 @@ class Context(NamedTuple):
     validation: Callable[[], Iterator[dict]] | None = None
     figures: Path | None = None
     entities: tuple[str, ...] | None = None
+    folder: Path | None = None
+    place: dict | None = None
 
 
 DEFAULT = Context()

@@ -3,13 +3,11 @@ import json
 import math
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from sklearn.metrics import roc_curve
 
-from medvlp_jax.tasks import scores
+from medvlp_jax.tasks import plots, scores
 
 DPI = 110
 TRUTH = "#39ff14"  # bright green: far from the overlay's colours and from grey
@@ -127,30 +125,8 @@ def _outline(axis, panel, name: str = "") -> None:
 
 
 def roc(path: Path, labels: np.ndarray, values: np.ndarray, names: list[str]) -> None:
-    """ROC curve of every finding, best first; of more than 20 the 10 best and the 10 worst (a plot of 75 says nothing).
-
-    labels (N, C) in {-1, 0, 1}, values (N, C).
-    """
-    known = [labels[:, c] >= 0 for c in range(len(names))]
-    area = [scores.auc(labels[k, c], values[k, c]) for c, k in enumerate(known)]
-    order = [int(c) for c in np.argsort(area)[::-1] if math.isfinite(area[c])]
-    macro = np.mean([area[c] for c in order])
-    title = f"Zero-shot ROC, macro AUC of {len(order)} findings {macro:.3f}"
-    if len(order) > 20:
-        order, title = order[:10] + order[-10:], f"{title} (10 best, 10 worst)"
-    figure, axes = _axes(1, 1, 8.5, 5.5)
-    axis = axes[0, 0]
-    axis.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="0.500  chance")
-    for i, c in enumerate(order):
-        x, y, _ = roc_curve(labels[known[c], c], values[known[c], c])
-        style = "-" if i < 10 else "--"  # ten colours, then the same ones dashed
-        axis.plot(x, y, linestyle=style, color=matplotlib.colormaps["tab10"](i % 10), linewidth=1.4,
-                  label=f"{area[c]:.3f}  {names[c].replace('_', ' ')}")
-    axis.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
-    axis.set_title(title, fontsize=11)
-    axis.grid(color="0.9")
-    axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8, frameon=False, title="AUC")
-    _save(figure, path)
+    """The ROC plot of `plots.curves`."""
+    path.write_bytes(plots.png(plots.curves(labels, values, names)))
 
 
 def training_curves(path: Path, metrics_file: Path) -> None:

@@ -8,13 +8,13 @@ from collections import Counter
 
 import numpy as np
 
-from medvlp_jax.tasks import common, figures, scores
+from medvlp_jax.tasks import cases, common, figures, kept, scores, subgroups
 
 TASK = "grounding"
 FIGURE_ROWS = 5
 CANDIDATES = 64  # thresholds tried on the validation pairs
 CELLS = ("heat", "size", "area", "point", "centre")  # arrays (P, h*w) of the pairs
-TEXTS = ("finding", "patient", "point_kind", "area_kind", "id")  # arrays (P,)
+TEXTS = ("finding", "patient", "point_kind", "area_kind", "id", "example", *subgroups.ATTRIBUTES)  # arrays (P,)
 
 
 def make(predict, context=common.DEFAULT, *, findings=None, resamples: int = 1000, seed: int = 0):
@@ -30,7 +30,7 @@ def make(predict, context=common.DEFAULT, *, findings=None, resamples: int = 100
     Examples give boxes (name, x, y, w, h) and masks {name: (H, W)} in pixels of the evaluated image. Where a finding
     has both, the pointing game asks for the boxes and the overlaps and pixel AUC for the mask ("truths" counts them):
     no cell of a coarse map can have its centre on a thin line. Names that are no entity, and truths without a pixel in
-    the image, are counted in "skipped".
+    the image, are counted in "skipped". Where examples have attributes, `pointing_game/<attribute>=<group>`.
 
     Raises:
       ValueError: ground cannot be predicted, or an asked finding is no entity.
@@ -60,6 +60,11 @@ def make(predict, context=common.DEFAULT, *, findings=None, resamples: int = 100
             records.append(_record(metric, v, data["finding"], ci=ci, skipped=skipped,
                                    truths=truths["point" if metric.startswith("pointing") else "area"],
                                    ci_unit="patient", **more.get(metric, {})))
+        who = {"patients": data["patient"], **{a: data[a] for a in subgroups.ATTRIBUTES}}
+        records += subgroups.mean_records(TASK, "pointing_game", who, values["pointing_game"], resamples, seed)
+        kept.scores(context, TASK, {**{k: data[k] for k in ("id", "patient", "finding", *subgroups.ATTRIBUTES)},
+                                    **{f"value_{k}": v.astype(np.float32) for k, v in values.items()}})
+        kept.examples(context, TASK, lambda: _cards(data, values, batches))
         rows = (shown["fresh"] + shown["spare"])[:FIGURE_ROWS]
         common.draw(context.figures, "heatmaps.png", lambda path: figures.heat_maps(path, rows))
         return records
@@ -89,7 +94,7 @@ def _collect(fn, variables, batches, findings, context, shown=None):
             raise ValueError("grounding needs batch['host'] with boxes or masks; the batches carry none")
         grid, shape = outputs["ground"].shape[2:], batch["image"].shape[1:3]
         for i, example in enumerate(batch["host"]):
-            panels = []
+            panels, groups = [], [column[0] for column in subgroups.columns([example]).values()]
             for name, (point_kind, point), (area_kind, area) in truths_of(example, shape, findings):
                 row = common.entity_row(name, context.entities)
                 if row is None or not (point.any() and area.any()):
@@ -98,7 +103,8 @@ def _collect(fn, variables, batches, findings, context, shown=None):
                 heat = outputs["ground"][i, row].copy()  # a view would keep the maps of all entities
                 true, size, centre = scores.cell_truth(point, grid)
                 pairs.append((heat.reshape(-1), size, scores.cell_truth(area, grid)[0], true, centre,
-                              name, common.patient(example), point_kind, area_kind, f"{example.get('id')} {name}"))
+                              name, common.patient(example), point_kind, area_kind, f"{example.get('id')} {name}",
+                              str(example.get("id", "")), *groups))
                 score = float(outputs["score_findings"][i, row]) if "score_findings" in outputs else None
                 panels.append({"finding": name, "map": heat, "mask": area, "score": score,
                                "boxes": [b[1:] for b in example.get("boxes") or () if b[0] == name]})
@@ -110,8 +116,38 @@ def _collect(fn, variables, batches, findings, context, shown=None):
     for name in TEXTS:
         arrays[name] = arrays[name].astype(str)
     arrays = common.gather(arrays)
+    arrays["grid"] = np.asarray(grid)
     reasons = common.gather({"names": np.asarray(list(skipped.elements()), dtype=str)})["names"]
     return arrays, dict(Counter(reasons.tolist()))
+
+
+def _cards(data, values, batches, count: int = 4) -> list[dict]:
+    """The first pair of every finding (the same for every checkpoint), then the best and the worst by pixel AUC."""
+    quality = np.nan_to_num(values["pixel_auc"], nan=0.5)
+    order = np.argsort(quality, kind="stable")
+    groups = {"One of every finding": [int(np.flatnonzero(data["finding"] == f)[0]) for f in np.unique(data["finding"])],
+              "Best by pixel AUC": _one_a_finding(order[::-1], data["finding"], count),
+              "Worst by pixel AUC": _one_a_finding(order, data["finding"], count)}
+    found = cases.fetch(batches, {str(data["example"][p]) for pairs in groups.values() for p in pairs})
+    out = []
+    for group, pairs in groups.items():
+        for p in pairs:
+            if (name := str(data["example"][p])) not in found:  # read by another process
+                continue
+            image, host = found[name]
+            finding = str(data["finding"][p])
+            pointed = "hit" if values["pointing_game"][p] else "miss"
+            title = f"{finding.replace('_', ' ')}: {pointed}, pixel AUC {quality[p]:.2f}"
+            out.append({"group": group, "id": data["id"][p], "image": image, "finding": finding, "title": title,
+                        "map": data["heat"][p].reshape(data["grid"]), **cases.truth(host, finding)})
+    return out
+
+
+def _one_a_finding(order, finding, count) -> list[int]:
+    first = {}
+    for p in order:
+        first.setdefault(str(finding[p]), int(p))
+    return list(first.values())[:count]
 
 
 def truths_of(example, shape, findings=None):

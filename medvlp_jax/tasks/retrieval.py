@@ -8,7 +8,7 @@ import hashlib
 
 import numpy as np
 
-from medvlp_jax.tasks import common, scores
+from medvlp_jax.tasks import cases, common, kept, scores, subgroups
 
 TASK = "retrieval"
 TIE = 1e-6  # similarities closer than float32 rounding of a dot product of unit vectors are equal
@@ -23,6 +23,8 @@ def make(predict, context=common.DEFAULT, *, gallery: int | None = None, ks=(1, 
       `seed` (the remainder is left out and n says so). Fewer pairs than that: one gallery of all, see "gallery".
     categories: finding names for precision by category (CheXpert 5x200 style); None takes all findings. Only examples
       with exactly one positive among them take part; an item is relevant if it has the query's category.
+
+    Where examples have attributes, `i2t_recall@k/<attribute>=<group>` for the middle one of `ks`.
 
     Raises:
       ValueError: embed_image or embed_text cannot be predicted.
@@ -41,17 +43,26 @@ def make(predict, context=common.DEFAULT, *, gallery: int | None = None, ks=(1, 
         pairs = [ranks(image[g], text[g]) for g in groups]
         duplicates = n - len(np.unique(data["reports"]))
         extra = {"gallery": size, "galleries": len(groups), "duplicates": duplicates}
+        rank_of = {d: np.concatenate([p[side] for p in pairs]) for side, d in enumerate(("i2t", "t2i"))}  # (used,)
+        who = {k: data[k][used] for k in ("id", "patients", *subgroups.ATTRIBUTES)}
         records = []
-        for side, direction in enumerate(("i2t", "t2i")):
-            rank = np.concatenate([p[side] for p in pairs])  # (used,)
+        for direction, rank in rank_of.items():
             for k in ks:
                 hits = (rank <= k).astype(np.float64)
                 ci = scores.mean_interval(hits, data["patients"][used], resamples, seed)
                 records.append(common.record(TASK, f"{direction}_recall@{k}", hits.mean(), len(rank),
                                              chance=min(k / size, 1.0), ci=ci, **extra))
+            ci = None
+            if resamples:
+                ci = scores.interval(scores.bootstrap_median(rank, who["patients"], resamples, seed), who["patients"])
             records.append(common.record(TASK, f"{direction}_median_rank", np.median(rank), len(rank),
-                                         chance=(size + 1) / 2, **extra))
-        return records + _category_records(image, text, data["category"], precision_ks)
+                                         chance=(size + 1) / 2, ci=ci, **extra))
+        k = sorted(ks)[len(ks) // 2]
+        records += subgroups.mean_records(TASK, f"i2t_recall@{k}", who, rank_of["i2t"] <= k, resamples, seed)
+        kept.scores(context, TASK, {"patient": who.pop("patients"), **who, "gallery": np.asarray(size),
+                                    **{f"rank_{d}": r for d, r in rank_of.items()}})
+        kept.examples(context, TASK, lambda: _cards(data, groups[0], pairs[0][0], batches))
+        return records + _category_records(image, text, data["category"], precision_ks, data["patients"], resamples, seed)
 
     return run
 
@@ -66,7 +77,8 @@ def _collect(fn, variables, batches, categories, context) -> dict:
     texts = (h["report"].strip().encode() for h in hosts)
     data["reports"] = np.asarray([hashlib.blake2b(t, digest_size=16).hexdigest() for t in texts], dtype=str)
     data["category"] = np.asarray([_category(h, categories) for h in hosts], dtype=str)
-    data = common.gather({**data, "id": common.ids(hosts)})
+    data = common.gather({**data, "id": common.ids(hosts), **subgroups.columns(hosts)})
+    data["texts"] = {str(h.get("id", "")): h["report"].strip() for h in hosts}  # of this process only
     if len(data["patients"]) < 2:
         raise ValueError(f"retrieval needs at least 2 examples with a report; the batches have {len(data['patients'])}")
     return data
@@ -116,7 +128,29 @@ def category_precision(queries, gallery, category, ks, block: int = BLOCK) -> di
     return {k: np.concatenate(v) for k, v in parts.items()}
 
 
-def _category_records(image, text, category, ks) -> list[dict]:
+def _cards(data, group, rank, batches, count: int = 2, top: int = 3, longest: int = 600) -> list[dict]:
+    """Images of one gallery with the reports that are nearest to them: some of the best, middle and worst ranks.
+
+    group (G,): rows of the gallery in `data`; rank (G,): of each image's own report.
+    """
+    order = [i for i in np.argsort(rank, kind="stable") if str(data["id"][group[i]]) in data["texts"]]
+    middle = max((len(order) - count) // 2, 0)
+    picked = list(dict.fromkeys([*order[:count], *order[middle:middle + count], *order[-count:]]))
+    found = cases.fetch(batches, {str(data["id"][group[i]]) for i in picked})
+    out = []
+    for i in picked:
+        own = str(data["id"][group[i]])
+        similar = data["embed_text"][group] @ data["embed_image"][group[i]]
+        near = [group[j] for j in np.argsort(-similar, kind="stable")[:top]]
+        reports = [data["texts"].get(str(data["id"][j]), "(held by another process)")[:longest] for j in near]
+        text = {"own": data["texts"][own][:longest], "rank": int(rank[i]), "gallery": len(group),
+                "nearest": [{"report": r, "own": bool(j == group[i])} for r, j in zip(reports, near, strict=True)]}
+        out.append({"group": "Reports nearest to an image", "id": own, "image": found[own][0], "text": text,
+                    "title": f"own report: rank {int(rank[i])} of {len(group)}"})
+    return out
+
+
+def _category_records(image, text, category, ks, patients, resamples, seed) -> list[dict]:
     """Precision@k both ways where at least two categories have at least two single-finding examples each."""
     names, counts = np.unique(category[category != ""], return_counts=True)
     names = names[counts > 1]
@@ -130,6 +164,7 @@ def _category_records(image, text, category, ks) -> list[dict]:
     for direction, queries, gallery in (("i2t", image, text), ("t2i", text, image)):
         for k, values in category_precision(queries[keep], gallery[keep], label, ks).items():
             per_class = {str(n): float(values[label == c].mean()) for c, n in enumerate(names)}
-            records.append(common.record(TASK, f"{direction}_precision@{k}", values.mean(), len(keep), chance=chance,
+            ci = scores.mean_interval(values, patients[keep], resamples, seed)
+            records.append(common.record(TASK, f"{direction}_precision@{k}", values.mean(), len(keep), chance=chance, ci=ci,
                                          per_class=per_class, gallery=len(keep)))
     return records

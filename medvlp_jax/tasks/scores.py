@@ -5,7 +5,7 @@ numbers can be compared with papers; `honest` variants are what a user should be
 A metric that is not defined on its input (one class only, an empty truth) is NaN, never a silent 0 or 0.5.
 """
 import numpy as np
-from sklearn.metrics import precision_recall_curve, roc_auc_score
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 PUBLISHED_MAP_THRESHOLD = 0.008  # MedKLIP's threshold on attention maps (uniform attention over 196 cells: 0.0051)
 
@@ -17,6 +17,12 @@ def auc(labels, scores) -> float:
     """Area under the ROC curve, NaN unless both classes are there."""
     labels = np.asarray(labels)
     return float(roc_auc_score(labels, scores)) if 0 < labels.sum() < len(labels) else float("nan")
+
+
+def average_precision(labels, scores) -> float:
+    """Area under the precision-recall curve by steps, NaN unless both classes are there; chance is the share of positives."""
+    labels = np.asarray(labels)
+    return float(average_precision_score(labels, scores)) if 0 < labels.sum() < len(labels) else float("nan")
 
 
 def best_f1(labels, scores) -> tuple[float, float]:
@@ -105,6 +111,26 @@ def bootstrap_mean(values, patients, resamples: int = 1000, seed: int = 0) -> np
         total = counts @ known.astype(np.float64)
         out.append(np.divide(counts @ filled, total, out=np.full(len(counts), np.nan), where=total > 0))
     return np.concatenate(out)
+
+
+def bootstrap_median(values, patients, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+    """Median of `values` (N,) in every resample, (resamples,)."""
+    values = np.asarray(values, np.float64)
+    order = np.argsort(values, kind="stable")
+    out = []
+    for counts in patient_counts(patients, resamples, seed):
+        upto = np.cumsum(counts[:, order], axis=1, dtype=np.int64)  # (r, N)
+        middle = [(upto[:, -1] - 1) // 2, upto[:, -1] // 2]
+        out.append(np.mean([values[order][(upto > k[:, None]).argmax(1)] for k in middle], axis=0))
+    return np.concatenate(out)
+
+
+def row_means(samples) -> np.ndarray:
+    """Mean over the classes of each resample (R, C): one that lost a rare class is averaged over the others, like the published
+    plain mean; NaN where all are lost."""
+    known = np.isfinite(samples)
+    total = np.where(known, samples, 0.0).sum(1)
+    return np.divide(total, known.sum(1), out=np.full(len(samples), np.nan), where=known.any(1))
 
 
 def interval(samples, patients) -> list[float] | None:

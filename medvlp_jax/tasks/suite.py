@@ -1,4 +1,5 @@
 """Runs the evaluation tasks on one set of variables: records, a table, figures. `medvlp_jax.evaluate` calls it."""
+import inspect
 import json
 import math
 import os
@@ -24,6 +25,13 @@ NEEDS = {
 }
 
 
+def settings(tasks: dict[str, dict]) -> dict[str, dict]:
+    """{task: all its options, those that were not given at their defaults}."""
+    defaults = {name: inspect.signature(TASKS[name]).parameters.values() for name in tasks}
+    return {name: {p.name: p.default for p in defaults[name] if p.kind is p.KEYWORD_ONLY} | dict(options)
+            for name, options in tasks.items()}
+
+
 def possible(method: Method, tasks) -> list[str]:
     """Those of `tasks` that the method predicts enough for."""
     return [name for name in tasks if any(names <= set(method.predict) for names in NEEDS[name])]
@@ -31,15 +39,17 @@ def possible(method: Method, tasks) -> list[str]:
 
 def evaluate(method: Method, variables, tasks: dict[str, dict], batches_fn: Callable, workdir, step: int, *,
              put: Callable = common.identity, tokenizer=None, validation_fn: Callable | None = None, entities=None,
-             dataset: str = "", split: str = "test", protocol: str = "default", draw: bool = True,
-             raise_failed: bool = True) -> list[dict]:
-    """Runs `tasks` and writes workdir/eval/results.jsonl (after every task, atomically) and workdir/eval/figures.
+             dataset: str = "", split: str = "test", protocol: str = "default", facts: dict | None = None,
+             draw: bool = True, raise_failed: bool = True) -> list[dict]:
+    """Runs `tasks` and writes workdir/eval/results.jsonl (after every task, atomically), eval/scores/<task>.npz (see
+    tasks/kept.py) and, with `draw`, eval/figures and eval/examples.
 
     Args:
       tasks: task name of `TASKS` -> options of that task's `make` (misspelt ones are an error of that task)
       batches_fn: () -> fresh iterator of evaluation batches with host fields
       put, tokenizer, validation_fn, entities: see tasks.common.Context; without validation_fn no `honest` threshold
       step: of the checkpoint; dataset, split, protocol: where the numbers belong, written in every record
+      facts: what else every record says of its origin, such as the data's fingerprint and the checkpoint's name
       draw: whether to make figures
 
     Returns:
@@ -54,9 +64,9 @@ def evaluate(method: Method, variables, tasks: dict[str, dict], batches_fn: Call
     if unknown := sorted(set(tasks) - set(TASKS)):
         raise ValueError(f"unknown task {', '.join(map(repr, unknown))}; known: {', '.join(sorted(TASKS))}")
     folder = Path(workdir) / "eval"
-    context = common.Context(put, tokenizer, validation_fn, folder / "figures" if draw else None,
-                             None if entities is None else tuple(entities))
     place = {"dataset": dataset, "split": split, "protocol": protocol, "step": int(step)}
+    context = common.Context(put, tokenizer, validation_fn, folder / "figures" if draw else None,
+                             None if entities is None else tuple(entities), folder, place)
     records, failed = [], {}
     for name, options in tasks.items():
         try:
@@ -65,7 +75,7 @@ def evaluate(method: Method, variables, tasks: dict[str, dict], batches_fn: Call
             logging.exception("task %s failed", name)
             failed[name] = error
             found = [common.record(name, "failed", math.nan, 0, error=f"{type(error).__name__}: {error}")]
-        records += [{"task": r["task"], **place, **r} for r in found]
+        records += [{"task": r["task"], **place, **(facts or {}), **r} for r in found]
         write(folder / "results.jsonl", records)
     curve = Path(workdir) / "metrics.jsonl"
     if curve.exists():
@@ -89,7 +99,7 @@ def write(path: Path, records: list[dict]) -> None:
     kept = [r for r in read(path) if _key(r) not in new] if path.exists() else []
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(_plain(r), allow_nan=False, ensure_ascii=False) + "\n" for r in kept + records)
+        file.writelines(json.dumps(plain(r), allow_nan=False, ensure_ascii=False) + "\n" for r in kept + records)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -110,12 +120,12 @@ def _key(r: dict) -> tuple:
     return tuple(r.get(k) for k in ("task", "dataset", "split", "protocol", "step"))
 
 
-def _plain(value):
+def plain(value):
     """numpy and NaN -> what JSON can say; an undefined number is null."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

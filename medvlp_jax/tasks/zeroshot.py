@@ -6,7 +6,7 @@ F1 at the best threshold, accuracy there. A method with text embeddings is also 
 import numpy as np
 
 from medvlp_jax.reports import vocab
-from medvlp_jax.tasks import common, figures, scores
+from medvlp_jax.tasks import calibration, cases, common, figures, kept, resampled, scores, subgroups
 
 TASK = "zeroshot"
 
@@ -34,9 +34,10 @@ def make(predict, context=common.DEFAULT, *, findings=None, min_positives: int =
     min_positives: a finding with fewer positive examples is left out of everything; 1 is the published protocol.
     resamples, seed: of the bootstrap by patient; 0 resamples gives no intervals.
 
-    Records `auc_macro`, `auc/<finding>`, `f1_published`, `acc_published` and, with context.validation, `f1_honest`,
-    `acc_honest`; with embed_text and a tokenizer `auc_macro_prompts`, `auc_prompts/<finding>`. A finding without both
-    classes is in "skipped" with the reason and in no mean.
+    Records `auc_macro`, `auc/<finding>`, `ap_macro`, `f1_published`, `acc_published`, `ece` (mean over the findings) and, with
+    context.validation, `f1_honest`, `acc_honest`, `ece_temperature_honest` (one temperature for all findings, fitted
+    there); with embed_text and a tokenizer `auc_macro_prompts`, `auc_prompts/<finding>`; where examples have attributes
+    `auc_macro[_prompts]/<attribute>=<group>`. A finding without both classes is in "skipped" with the reason and in no mean.
 
     Raises:
       ValueError: neither score_findings nor embed_text is there, or an asked finding is no entity.
@@ -55,27 +56,59 @@ def make(predict, context=common.DEFAULT, *, findings=None, min_positives: int =
         data = _collect(image_fn, variables, batches, findings, context)
         names, skipped = _evaluable(data["labels"], data["names"], data["skipped"], min_positives)
         labels = data["labels"][:, [data["names"].index(n) for n in names]]  # (N, C)
-        records = []
+        records, values = [], {}
         if "score_findings" in data:
             rows = [common.entity_row(n, context.entities) for n in names]
-            values = data["score_findings"][:, rows]  # (N, C)
-            records += _auc_records(values, labels, names, data["patients"], "", resamples, seed, skipped)
-            best = {n: published(*_known(values, labels, c)) for c, n in enumerate(names)}
-            records += _threshold_records(best, "published", skipped, len(labels))
+            values["scores"] = data["score_findings"][:, rows]  # (N, C)
+            known = None
             if context.validation is not None:
                 known = _collect(image_fn, variables, context.validation, findings, context)
-                records += _honest(known, names, rows, values, labels, skipped)
-            common.draw(context.figures, "roc.png", lambda path: figures.roc(path, labels, values, names))
+            records += _auc_records(values["scores"], labels, names, data["patients"], "", resamples, seed, skipped)
+            point = _point_records(known, names, rows, values["scores"], labels, skipped)
+            records += _with_intervals(point, values["scores"], labels, names, data["patients"], resamples, seed)
+            records += subgroups.auc_records(TASK, "auc_macro", data, labels, values["scores"], names, resamples, seed)
+            common.draw(context.figures, "roc.png", lambda path: figures.roc(path, labels, values["scores"], names))
         asked = [c for c, n in enumerate(names) if vocab.lookup(n) not in vocab.NORMAL]
         if prompts and asked:
             skipped = skipped | {n: "normal: has no prompt pair" for c, n in enumerate(names) if c not in asked}
-            names = [names[c] for c in asked]
-            values = data["embed_image"] @ prompt_directions(text_fn, variables, batches, names, context).T  # (N, C)
-            labels, who = labels[:, asked], data["patients"]
-            records += _auc_records(values, labels, names, who, "_prompts", resamples, seed, skipped)
+            own, truth = [names[c] for c in asked], labels[:, asked]
+            found = data["embed_image"] @ prompt_directions(text_fn, variables, batches, own, context).T  # (N, C)
+            asked_by = _auc_records(found, truth, own, data["patients"], "_prompts", resamples, seed, skipped)
+            asked_by[0] |= {"present": PRESENT, "absent": ABSENT}
+            records += asked_by
+            records += subgroups.auc_records(TASK, "auc_macro_prompts", data, truth, found, own, resamples, seed)
+            values["scores_prompts"] = np.full(labels.shape, np.nan, np.float32)
+            values["scores_prompts"][:, asked] = found
+        _keep(context, data, labels, names, values, batches)
         return records
 
     return run
+
+
+def _keep(context, data, labels, names, values, batches) -> None:
+    """Scores of every example, and pictures of the extreme ones by the entity scores (else by the prompts)."""
+    groups = {name: data[name] for name in subgroups.ATTRIBUTES}
+    kept.scores(context, TASK, {"id": data["id"], "patient": data["patients"], "names": np.asarray(names, dtype=str),
+                                "labels": labels, **values, **groups})
+    shown = next(iter(values.values()), np.zeros((len(labels), 0)))
+    columns = np.flatnonzero(np.isfinite(shown).all(0))  # findings without a prompt pair have no score
+    if len(columns):
+        own = [names[c] for c in columns]
+        kept.examples(context, TASK, lambda: _cards(data, labels[:, columns], shown[:, columns], own, batches))
+
+
+def _cards(data, labels, values, names, batches) -> list[dict]:
+    chosen = cases.extremes(labels, values, names, data["here"])
+    found = cases.fetch(batches, {str(data["id"][row]) for _, row, _ in chosen})
+    out = []
+    for group, row, c in chosen:
+        image, host = found[str(data["id"][row])]
+        known = values[labels[:, c] >= 0, c]
+        higher = int((known > values[row, c]).sum())
+        title = f"{phrase(names[c])}: score {values[row, c]:.2f}, rank {higher + 1} of {len(known)}"
+        out.append({"group": group, "id": data["id"][row], "image": image, "finding": names[c], "title": title,
+                    **cases.truth(host, names[c])})
+    return out
 
 
 def _collect(fn, variables, batches, findings, context) -> dict:
@@ -89,7 +122,9 @@ def _collect(fn, variables, batches, findings, context) -> dict:
     names = [n for n in wanted if common.entity_row(n, context.entities) is not None]
     labels = np.asarray([[_label(h, n) for n in names] for h in hosts], np.int8).reshape(len(hosts), len(names))
     patients = np.asarray([common.patient(h) for h in hosts], dtype=str)
-    data = common.gather({**outputs, "labels": labels, "patients": patients, "id": common.ids(hosts)})
+    own = common.ids(hosts)
+    data = common.gather({**outputs, "labels": labels, "patients": patients, "id": own, **subgroups.columns(hosts)})
+    data["here"] = np.isin(data["id"], own)  # read by this process, so that it can show them
     return {**data, "names": names, "skipped": {n: "not an entity of the table" for n in wanted if n not in names}}
 
 
@@ -126,13 +161,9 @@ def _auc_records(values, labels, names, patients, suffix, resamples, seed, skipp
         samples = scores.bootstrap_auc(labels, values, patients, resamples, seed)  # (R, C)
     counts = {n: {"n": int((labels[:, c] >= 0).sum()), "positives": int((labels[:, c] == 1).sum())}
               for c, n in enumerate(names)}
-    # A resample that lost a rare class is averaged over the others, like the published plain mean.
-    lost = np.isnan(samples)
-    total = np.where(lost, 0.0, samples).sum(1)
-    macro = np.divide(total, (~lost).sum(1), out=np.full(len(samples), np.nan), where=~lost.all(1))
     more = {"resamples": resamples, "seed": seed, "ci_unit": "patient"}
     out = [common.record(TASK, f"auc_macro{suffix}", np.mean(list(per_class.values())), (labels >= 0).any(1).sum(),
-                         chance=0.5, ci=scores.interval(macro, patients), per_class=per_class,
+                         chance=0.5, ci=scores.interval(scores.row_means(samples), patients), per_class=per_class,
                          skipped=skipped, **more)]
     for c, name in enumerate(names):
         ci = scores.interval(samples[:, c], patients)
@@ -158,6 +189,50 @@ def _threshold_records(rows, variant, skipped, n):
         out.append(common.record(TASK, f"{metric}_{variant}", mean, n if per_class else 0, per_class=per_class,
                                  thresholds=thresholds, skipped=skipped))
     return out
+
+
+def _point_records(validation, names, table_rows, values, labels, skipped) -> list[dict]:
+    """What is not an AUC: average precision, F1 and accuracy at a threshold, calibration.
+
+    validation: data of `_collect` or None, which gives no `honest` records.
+    """
+    best = {n: published(*_known(values, labels, c)) for c, n in enumerate(names)}
+    records = [_mean_record("ap_macro", {n: scores.average_precision(*_known(values, labels, c)) for c, n in enumerate(names)},
+                            len(labels), skipped)]
+    records += _threshold_records(best, "published", skipped, len(labels))
+    if validation is not None:
+        records += _honest(validation, names, table_rows, values, labels, skipped)
+    if not calibration.is_probability(values):
+        return records
+    error = {n: calibration.ece(*_known(values, labels, c)) for c, n in enumerate(names)}
+    records.append(_mean_record("ece", error, len(labels), skipped, bins=calibration.BINS))
+    if validation is not None:
+        there = {n: validation["names"].index(n) for n in names if n in validation["names"]}
+        pairs = [_known(validation["score_findings"][:, row, None], validation["labels"][:, there[n], None], 0)
+                 for n, row in zip(names, table_rows, strict=True) if n in there]
+        fitted = calibration.temperature(*map(np.concatenate, zip(*pairs, strict=True))) if pairs else float("nan")
+        error = {n: calibration.ece(y, calibration.scaled(p, fitted)) if np.isfinite(fitted) else float("nan")
+                 for n, (y, p) in ((n, _known(values, labels, c)) for c, n in enumerate(names))}
+        records.append(_mean_record("ece_temperature_honest", error, len(labels), skipped, bins=calibration.BINS,
+                                    temperature=fitted))
+    return records
+
+
+def _with_intervals(records, values, labels, names, patients, resamples, seed) -> list[dict]:
+    """The records of `_point_records` with bootstrap intervals; thresholds and temperature stay as they are."""
+    if not resamples:
+        return records
+    by_metric = {r["metric"]: r for r in records}
+    thresholds = by_metric.get("f1_honest", {}).get("thresholds", {})
+    samples = resampled.points(labels, values, patients, resamples, seed, [thresholds.get(n, np.nan) for n in names],
+                               by_metric.get("ece_temperature_honest", {}).get("temperature", np.nan))
+    nothing = np.zeros((0, len(names)))
+    return [{**r, "ci": scores.interval(scores.row_means(samples.get(r["metric"], nothing)), patients),
+             "resamples": resamples, "seed": seed, "ci_unit": "patient"} for r in records]
+
+
+def _mean_record(metric, per_class, n, skipped, **extra) -> dict:
+    return common.record(TASK, metric, np.mean(list(per_class.values())), n, per_class=per_class, skipped=skipped, **extra)
 
 
 def _honest(validation, names, table_rows, values, labels, skipped):

@@ -59,7 +59,8 @@ def test_format(examples):
         assert e["presence"].shape == (51, 75) and e["presence"].dtype == np.int8
         assert set(np.unique(e["presence"])) <= {-1, 0, 1, 2}
         assert list(e["finding_labels"]) == list(phantom.FINDINGS) and set(e["finding_labels"].values()) <= {0, 1}
-        assert e["meta"]["view"] in ("PA", "AP") and e["meta"]["sex"] in ("M", "F") and 18 <= e["meta"]["age"] <= 92
+        who = e["attributes"]
+        assert who["view"] in ("PA", "AP") and who["sex"] in ("M", "F") and 18 <= who["age"] <= 92
         assert 12 < len(e["report"].split()) < 150 and "FINDINGS:" in e["report"]
         assert 15 < e["image"].mean() < 240 and e["image"].std() > 15
     assert len({e["id"] for e in examples}) == N

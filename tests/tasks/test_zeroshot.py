@@ -155,6 +155,28 @@ def test_prompts(items, sign):
     assert both["auc_macro"]["value"] == 1 and both["auc_macro_prompts"]["value"] == (sign > 0)
 
 
+def test_every_mean_has_an_interval_and_calibration_is_honest(items):
+    """The temperature comes from the validation batches: their scores are sure and right, so it sharpens."""
+    sharp = {"score_findings": lambda v, b: 0.4 + 0.2 * b["answer_score"]}
+    found = run(sharp, items, common.Context(validation=fakes.batches(fakes.examples(30, seed=1))), resamples=50)
+    for name in ("ap_macro", "f1_published", "acc_published", "f1_honest", "acc_honest", "ece", "ece_temperature_honest"):
+        low, high = found[name]["ci"]
+        assert low - 1e-9 <= found[name]["value"] <= high + 1e-9 and found[name]["ci_unit"] == "patient", name
+    assert found["ece"]["value"] == pytest.approx(0.4) and found["ece"]["per_class"].keys() == set(fakes.FINDINGS)
+    assert found["ece_temperature_honest"]["temperature"] < 0.1 and found["ece_temperature_honest"]["value"] < 0.01
+    assert found["ap_macro"]["value"] == 1
+    assert "ece_temperature_honest" not in run(sharp, items, resamples=0) and "ci" not in run(sharp, items, resamples=0)["ece"]
+    outside = {"score_findings": lambda v, b: 3 * b["answer_score"] - 1}
+    assert "ece" not in run(outside, items, resamples=0)  # no probability
+
+
+def test_subgroups_where_attributes_exist(items):
+    who = [{**h, "attributes": {"sex": "MF"[i // 2 % 2]}} for i, h in enumerate(items)]
+    found = run(fakes.PERFECT, who, resamples=20)
+    assert found["auc_macro/sex=male"]["value"] == 1 and found["auc_macro/sex=female"]["patients"] == 15
+    assert not any("=" in name for name in run(fakes.PERFECT, items, resamples=20))
+
+
 def test_normal_has_no_prompt_pair(items):
     words = {}
     changed = [{**h, "finding_labels": h["finding_labels"] | {"No Finding": i % 2}} for i, h in enumerate(items)]
