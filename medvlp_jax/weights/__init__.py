@@ -12,7 +12,7 @@ from types import ModuleType
 
 import numpy as np
 
-from medvlp_jax.weights import bert, dinov2, medklip, mgca, resnet, vit
+from medvlp_jax.weights import bert, dinov2, medklip, mgca, resnet, resunet, vit
 from medvlp_jax.weights.directory import NORM_EPS
 from medvlp_jax.weights.files import read, read_config, write
 
@@ -29,12 +29,14 @@ KINDS: dict[str, ModuleType] = {
     "resnet": resnet,
     "medklip": medklip,
     "mgca": mgca,
+    "resunet": resunet,  # MedKLIP's, for segmentation
 }
 
-WHOLE = ("medklip", "mgca")  # kinds that hold trunks of other kinds
+WHOLE = ("medklip", "mgca", "resunet")  # kinds that hold trunks of other kinds
 
 # A tensor that only this kind has; the first that is found counts. Whole models hold trunks under their usual names.
 _SIGNS = {
+    "resunet": r"seg_classifier\.weight",
     "medklip": r"res_features\.0\.weight",
     "mgca": r"(img_encoder_q|text_encoder_q)\..*",
     "dinov2": r"(.*\.)?layer_scale1\.lambda1",

@@ -24,7 +24,7 @@ def _sequential(name: str) -> str:
     return name
 
 
-def _trunk() -> t.Table:
+def trunk_table() -> t.Table:
     """`resnet.TABLE` spelled out for each of the three stages, whose numbers in the Sequential are others."""
 
     def put(row, s):
@@ -35,7 +35,7 @@ def _trunk() -> t.Table:
 
 
 TABLE = t.join(
-    _trunk(),
+    trunk_table(),
     t.Table(
         rows=(
             *t.linear("res_l1", "patch_hidden"),
