@@ -17,6 +17,7 @@ COLUMNS = {
     "boxes": "JSON list of {label, x, y, w, h} in pixels of the image",
     "mask": "path of a mask image (of the lungs)",
     "masks": "JSON object {name: path of a mask image}",
+    "severity": "JSON object {finding: grade}, 0 = absent",
     "patient_id": "whose image it is",
     "split": "train, val or test",
     "source": "data set that the row comes from; label names are comparable within one source",
