@@ -1,0 +1,20 @@
+"""Segmentation: UNet on a ResNet trunk (MedKLIP's network), SETR's upsampling on a ViT.
+
+    python -m medvlp_jax.train --config=configs/tasks/segment.py:quickstart
+    python -m medvlp_jax.train --config=configs/tasks/segment.py:manifest --config.data.path=my.csv \\
+        --config.model.image.init=runs/medklip --config.data.examples.targets=pneumothorax
+"""
+from ml_collections import ConfigDict
+
+from configs.tasks import base
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """MedKLIP's protocol, which updates the trunk; MGCA's freezes it: --config.optim.freeze='^image_encoder/'."""
+    # loss: "bce_dice" (MedKLIP) or "focal_dice" (MGCA: 10 focal - log Dice)
+    head = {"kind": "segment", "loss": "bce_dice", "width": 256}  # width: of SETR's convolutions; the UNet halves its own
+    c = base.base(variant, "segment", "masks", "segmentation", "dice", head)
+    c.data.batch_size = 16
+    if variant != "quickstart":
+        c.schedule.lr = 2e-4
+    return c
