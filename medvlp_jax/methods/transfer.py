@@ -36,7 +36,11 @@ def pooled(x: jax.Array, out: dict, pooling: str, stage: int) -> jax.Array:
     if pooling == "trunk":
         return x
     patches = trunks.patch_tokens(out, stage)  # (B, N, D)
-    parts = {"mean": (patches.mean(1),), "max": (patches.max(1),), "mean_max": (patches.mean(1), patches.max(1))}
+    # By index: the gradient of jnp.max looks for values equal to the maximum, and a compiler that computes patches twice may
+    # leave it none (0 / 0).
+    highest = jnp.argmax(jax.lax.stop_gradient(patches), axis=1, keepdims=True)  # (B, 1, D)
+    maximum = jnp.take_along_axis(patches, highest, axis=1)[:, 0]
+    parts = {"mean": (patches.mean(1),), "max": (maximum,), "mean_max": (patches.mean(1), maximum)}
     return jnp.concatenate(parts[pooling], axis=-1)
 
 
