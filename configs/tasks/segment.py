@@ -12,9 +12,12 @@ from configs.tasks import base
 def get_config(variant: str = "") -> ConfigDict:
     """MedKLIP's protocol, which updates the trunk; MGCA's freezes it: --config.optim.freeze='^image_encoder/'."""
     # loss: "bce_dice" (MedKLIP) or "focal_dice" (MGCA: 10 focal - log Dice)
-    head = {"kind": "segment", "loss": "bce_dice", "width": 256}  # width: of SETR's convolutions; the UNet halves its own
+    # width: of SETR's convolutions; the UNet halves its own, down to min_width
+    head = {"kind": "segment", "loss": "bce_dice", "width": 256, "min_width": 16}
     c = base.base(variant, "segment", "masks", "segmentation", "dice", head)
     c.data.batch_size = 16
-    if variant != "quickstart":
+    if variant == "quickstart":
+        c.model.head.min_width = 8  # convolutions at full size are what a CPU spends its time on
+    else:
         c.schedule.lr = 2e-4
     return c

@@ -51,8 +51,8 @@ class Transfer(nn.Module):
       classes: C, findings or masks.
       frozen: the trunk is a constant.
       pooling, stage: of classification and grading, see `pooled`. dropout: of the pooled features.
-      grades: G, of grading. width: of the decoder or detector. anchors: (w, h) in shares of the image, for each feature map
-        of the detector, coarse to fine.
+      grades: G, of grading. width: of SETR's decoder or the detector; min_width: see `UNetDecoder`.
+      anchors: (w, h) in shares of the image, for each feature map of the detector, coarse to fine.
     """
 
     image_encoder: nn.Module
@@ -64,6 +64,7 @@ class Transfer(nn.Module):
     dropout: float = 0.0
     grades: int = 4
     width: int = 256
+    min_width: int = 16
     anchors: tuple = ()
     dtype: Any = jnp.float32
 
@@ -71,7 +72,7 @@ class Transfer(nn.Module):
         if self.kind == "segment" and hasattr(self.image_encoder, "patch_size"):
             self.head = SetrDecoder(self.classes, self.width, self.dtype)
         elif self.kind == "segment":
-            self.head = UNetDecoder(self.classes, dtype=self.dtype)
+            self.head = UNetDecoder(self.classes, self.min_width, self.dtype)
         elif self.kind == "detect":
             self.head = detector.YoloHead(self.classes, tuple(map(len, self.anchors)), self.width, self.dtype)
         else:
