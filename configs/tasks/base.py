@@ -82,10 +82,10 @@ def quickstart(c: ConfigDict) -> None:
     trunk = {"name": "resnet", "depth": 18, "width": 24, "num_stages": 2, "patch_stem": True}
     c.model.image = ConfigDict({**trunk, "init": "runs/medklip-quickstart"})
     c.seed = 1  # other phantoms than those of pre-training
-    c.data.phantom_sizes = ConfigDict({"train": 1500, "val": 128, "test": 512})
+    c.data.phantom_sizes = ConfigDict({"train": 1000, "val": 128, "test": 384})
     c.data.batch_size = 16
     c.data.examples.eval_frame = c.data.frame
     c.data.examples.targets = TARGETS
     c.optim.clip_norm = 1.0
     c.schedule.lr, c.schedule.warmup = 2e-3, 0.1
-    c.train.steps, c.train.eval_every = 500, 100
+    c.train.steps, c.train.eval_every = 400, 100
