@@ -51,7 +51,8 @@ class Experiment:
         try:
             return len(self.source(split)) > 0
         except ValueError as error:
-            if "no row in split" in str(error):  # a manifest that is all training rows, say
+            # a manifest that is all training rows, say, or has no masks in this split
+            if "no row in split" in str(error) or "no example of the" in str(error):
                 return False
             raise
 

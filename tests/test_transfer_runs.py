@@ -2,6 +2,7 @@
 import json
 import types
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -98,3 +99,18 @@ def test_a_frozen_trunk_ends_as_it_began_and_patience_keeps_the_best(pretrained,
     jax.tree.map(np.testing.assert_array_equal, after, before)
     again = train.train(config("linear", **settings), tmp_path)  # nothing left to do
     assert {r["step"] for r in again} == {4} and checkpoint.steps(tmp_path)[-1] == 8
+
+
+def test_a_split_that_tells_nothing_of_the_targets_counts_as_absent(tmp_path):
+    told = [("train", {"labels": "Zebra"}), ("train", {"labels": "Mass"}), ("train", {"report": "The lungs are clear."}),
+            ("val", {"severity": {"effusion": 2}})]  # fmt: skip
+    rows = [{"image": f"{i}.png", "split": split, "patient_id": str(i), **more} for i, (split, more) in enumerate(told)]
+    for row in rows:
+        cv2.imwrite(str(tmp_path / row["image"]), np.arange(4096, dtype=np.uint8).reshape(64, 64))
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"data/name": "manifest", "data/path": str(tmp_path / "m.jsonl"), "data/examples/targets": ("Zebra",)}
+    c = config("linear", **data)
+    exp = experiment.build(c, tmp_path)
+    assert len(exp.source("train")) == 2 and exp.has_split("train") and not exp.has_split("val")
+    with pytest.raises(ValueError, match="no example of the val split tells the findings of Zebra"):
+        exp.source("val")

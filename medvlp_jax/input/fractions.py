@@ -5,6 +5,7 @@ other rows nor the machine matter.
 """
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def choose(source, share: float, seed: int) -> np.ndarray:
     return np.sort(rows[: last + 1])
 
 
-def stored(source, share: float, seed: int, folder: Path, write: bool = True) -> tuple[Subset, str]:
+def stored(source, share: float, seed: int, folder: Path) -> tuple[Subset, str]:
     """The subset of `choose` -> (source, SHA-256 of its file), from `folder` if it was written there before.
 
     The file names rows, the source by its fingerprint, and no patient.
@@ -69,10 +70,8 @@ def stored(source, share: float, seed: int, folder: Path, write: bool = True) ->
     if not path.is_file():
         record = {"share": share, "seed": seed, "source": source.fingerprint, "examples": len(source),
                   "rows": choose(source, share, seed).tolist()}  # fmt: skip
-        if not write:
-            return Subset(source, record["rows"]), _digest(record)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # every process of a run writes the same
         temporary.write_text(json.dumps({**record, "sha256": _digest(record)}))
         temporary.replace(path)
     return load(source, path)

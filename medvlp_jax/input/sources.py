@@ -23,5 +23,6 @@ def make(data, split: str, seed: int):
         source = ManifestSource(
             data.path, split, data.root or None, closed_world=data.closed_world, report_sections=data.sections
         )
-        return check.check(source, data.max_bad_share)[0]
+        targets = tuple(data.examples.targets) if "targets" in data.examples else ()
+        return check.check(source, data.max_bad_share, targets=targets)[0]
     raise ValueError(f"unknown data.name {data.name!r}; known: phantom, manifest")
