@@ -10,6 +10,7 @@ from medvlp_jax.tasks import common, scores
 TASK = "detection"
 THRESHOLDS = tuple(np.round(np.arange(0.4, 0.7501, 0.05), 2))
 CONFIDENCE = 0.5  # below it the published protocol drops a box
+NEGLIGIBLE = 0.01  # below it nothing is counted: thousands of empty boxes that hardly move a number
 
 
 def make(predict, context=common.DEFAULT, *, resamples: int = 200, seed: int = 0):
@@ -17,8 +18,8 @@ def make(predict, context=common.DEFAULT, *, resamples: int = 200, seed: int = 0
 
     resamples, seed: of the bootstrap by patient; 0 resamples gives no intervals.
 
-    `map`: mean over targets and IoU thresholds, all detections; `map_published`: only those with a score of at least 0.5;
-    `ap50`: at IoU 0.5; `map/<name>`. Images of which not every box is known are left out.
+    `map`: mean over targets and IoU thresholds, detections from a score of 0.01 up; `map_published`: only those of at least
+    0.5; `ap50`: at IoU 0.5, without interval; `map/<name>`. Images of which not every box is known are left out.
 
     Raises:
       ValueError: detect cannot be predicted, or there is no true box.
@@ -37,10 +38,13 @@ def make(predict, context=common.DEFAULT, *, resamples: int = 200, seed: int = 0
             raise ValueError(f"no example has a box of any of the targets: {', '.join(names)}")
         more = {"skipped": {n: "no box" for c, n in enumerate(names) if c not in there}, "ci_unit": "patient"}
         records = []
-        for metric, ious, least in (("map", THRESHOLDS, 0.0), ("map_published", THRESHOLDS, CONFIDENCE), ("ap50", (0.5,), 0.0)):
+        for metric, ious, least, draws in (
+            ("map", THRESHOLDS, NEGLIGIBLE, resamples), ("map_published", THRESHOLDS, CONFIDENCE, resamples),
+            ("ap50", (0.5,), NEGLIGIBLE, 0),
+        ):  # fmt: skip
             tables = [match(found, truth, c, ious, least) for c in there]
             values = np.array([[average_precision(*t) for t in table] for table in tables])  # (classes, IoUs)
-            drawn = _bootstrap(tables, patients, resamples, seed)  # (resamples, classes)
+            drawn = _bootstrap(tables, patients, draws, seed)  # (resamples, classes)
             per_class = {names[c]: float(v) for c, v in zip(there, values.mean(1), strict=True)}
             records.append(common.record(TASK, metric, values.mean(), keep.sum(), per_class=per_class, iou=list(ious),
                                          least_score=least, ci=scores.interval(drawn.mean(1), patients), **more))  # fmt: skip
