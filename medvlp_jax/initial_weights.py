@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from medvlp_jax import checkpoint, metrics, trees, weights
+from medvlp_jax.method import METHODS
 from medvlp_jax.models.bert import Bert
 from medvlp_jax.models.resnet import ResNet
 from medvlp_jax.models.vit import ViT
@@ -38,7 +39,7 @@ def resolve(config):
         if config.method not in weights.WHOLE:
             raise ValueError(
                 f"init takes a whole published model, and there are none of {config.method!r}, only of "
-                f"{', '.join(weights.WHOLE)}; give model.image.init or model.text.init"
+                f"{', '.join(k for k in weights.WHOLE if k in METHODS)}; give model.image.init or model.text.init"
             )
         options = {k: config.model[k] for k in ("learned_attention",) if k in config.model}
         fields, pretrained[WHOLE] = weights.load(config.method, hub.resolve(config.init), **options)
@@ -97,6 +98,7 @@ def _of_run(path, num_stages: int | None = None, image_size: int | None = None) 
     saved = metrics.read_run_file(path)["config"]["model"]["image"]
     heads = saved["num_heads"] if "num_heads" in saved else None  # a named size has the usual number
     fields = {"name": "vit", **weights.config_of(kind, tensors, num_heads=heads)}
+    fields |= {k: saved[k] for k in ("norm_eps",) if k in saved}  # which tensors do not tell
     return fields, weights.from_torch(kind, tensors, image_size=image_size)
 
 
