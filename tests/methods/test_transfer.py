@@ -72,8 +72,10 @@ def grads(model, variables, data):
     return fn(variables["params"], state, data, jax.random.key(0))
 
 
-@pytest.mark.parametrize("trunk", TRUNKS)
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize(
+    "kind, trunk",
+    [("classify", "vit"), ("grade", "resnet"), ("segment", "vit"), ("segment", "resnet"), ("detect", "resnet")],
+)
 def test_every_kind_gives_finite_losses_and_what_it_promises(kind, trunk):
     """The frozen trunk is a constant, its statistics included; the free one learns."""
     shapes = {"classify": (ROWS, C), "grade": (ROWS, 4), "segment": (ROWS, SIZE, SIZE, C), "detect": (ROWS, 96, 6)}
