@@ -14,7 +14,7 @@ def base(variant: str, workload: str) -> ConfigDict:
         known = ", ".join(v for v in VARIANTS if v)
         raise ValueError(f"configs/{workload}.py has no variant {variant!r}; known: {known}, none = the paper's recipe")
     c = ConfigDict()
-    c.method = workload
+    c.workload = c.method = workload
     c.variant = variant
     c.required = ()  # keys that must be set, see require_weights
     c.init = ""  # weights of the whole model (published MedKLIP or MGCA): file, directory or hf:<id>
@@ -38,6 +38,8 @@ def base(variant: str, workload: str) -> ConfigDict:
     d.max_tokens = 112  # MGCA and MLIP
     d.sections = ("impression", "findings")  # of a report, in this order
     d.max_bad_share = 0.02  # above it, unreadable records stop the run instead of being skipped
+    d.fraction = 1.0  # of the training split, by patient; below 1 the examples taken are written to <workdir>/splits
+    d.fraction_seed = 0
     d.closed_world = "auto"  # manifest: whether a row's label list is complete (input/manifest.py)
     d.examples = ConfigDict()  # set by the method: fields of input.examples.Options
 
@@ -58,6 +60,7 @@ def base(variant: str, workload: str) -> ConfigDict:
     t.eval_every = 2000
     t.checkpoint_every = 1000
     t.keep = 2
+    t.patience = 0  # evaluations without a better best_metric after which to stop; the best is what is evaluated. 0 = off
     t.best_metric = "val/zeroshot/auc_macro"  # its best checkpoint is kept beside the last ones; "" = none
     t.tensorboard = True
 

@@ -12,7 +12,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from medvlp_jax import initial_weights, knowledge, method, optim, sharding, trees
-from medvlp_jax.input import pipeline, sources, tokens
+from medvlp_jax.input import fractions, pipeline, sources, targets, tokens
 from medvlp_jax.reports import vocab
 
 SPLITS = ("train", "val", "test")
@@ -28,13 +28,22 @@ class Experiment:
     mesh: Mesh
     tokenizer: tokens.Tokenizer
     pretrained: dict  # {name of a trunk in the params: variables to start from}
-    knowledge_cache: Path
+    workdir: Path
     opened: dict = dataclasses.field(default_factory=dict)  # {split: its source}
 
     def source(self, split: str):
-        """The data set's split."""
+        """The data set's split; where targets are learnt, its examples that tell them, and in training data.fraction of those.
+
+        The chosen examples are written to <workdir>/splits.
+        """
         if split not in self.opened:
-            self.opened[split] = sources.make(self.config.data, split, self.config.seed)
+            source, data, o = sources.make(self.config.data, split, self.config.seed), self.config.data, self.options
+            if o.targets:
+                source = fractions.Subset(source, targets.known_rows(source, o.needs, o.targets))
+            if split == "train" and data.fraction != 1:
+                source, digest = fractions.stored(source, data.fraction, data.fraction_seed, self.workdir / "splits")
+                logging.info("%d training examples, %g of all; split file SHA-256 %s", len(source), data.fraction, digest)
+            self.opened[split] = source
         return self.opened[split]
 
     def has_split(self, split: str) -> bool:
@@ -42,14 +51,17 @@ class Experiment:
         try:
             return len(self.source(split)) > 0
         except ValueError as error:
-            if "no row in split" in str(error):  # a manifest that is all training rows, say
+            # a manifest that is all training rows, say, or has no masks in this split
+            if "no row in split" in str(error) or "no example of the" in str(error):
                 return False
             raise
 
     @functools.cached_property
     def tables(self) -> dict:
-        """Knowledge tables of config.knowledge."""
-        return knowledge.tables(self.config.knowledge, self.tokenizer, self.knowledge_cache)
+        """Knowledge tables of config.knowledge; none for methods without."""
+        if "knowledge" not in self.config:
+            return {}
+        return knowledge.tables(self.config.knowledge, self.tokenizer, self.workdir / "knowledge")
 
     @functools.cached_property
     def options(self) -> pipeline.Options:
@@ -119,6 +131,7 @@ class Experiment:
         """() -> one ordered pass over (the first `limit` examples of) a split, every example once."""
         size = self.config.data.eval_batch_size // jax.device_count() * jax.device_count() or jax.device_count()
         needs = ("labels", "text") if "embed_text" in self.method.predict else ("labels",)
+        needs += tuple(n for n in self.options.needs if n in targets.GROUPS)
         return lambda: pipeline.eval_batches(
             self.source(split), self.tokenizer, self.options._replace(needs=needs, require_report=False),
             batch_size=size // jax.process_count(), limit=limit or None,
@@ -162,7 +175,7 @@ def build(config, workdir: Path) -> Experiment:
             config.model.text.vocab_size = config.model.text.vocab_size or tokenizer.vocab_size
         tokens.check_fits(tokenizer, config.model.text.vocab_size, config.model.text.init or "model.text")
     mesh = sharding.make_mesh(config.mesh.to_dict())
-    return Experiment(config, method.get(config), mesh, tokenizer, pretrained, workdir / "knowledge")
+    return Experiment(config, method.get(config), mesh, tokenizer, pretrained, workdir)
 
 
 def check_values(config) -> None:
@@ -211,5 +224,5 @@ def make_workdir(path: str | Path) -> Path:
 
 
 def default_workdir(config) -> str:
-    """runs/<method>[-<variant>]."""
-    return f"runs/{config.method}" + (f"-{config.variant}" if config.variant else "")
+    """runs/<config file>[-<variant>]."""
+    return f"runs/{config.workload}" + (f"-{config.variant}" if config.variant else "")

@@ -2,7 +2,7 @@
 
 `model.image.init` and `model.text.init` take a trunk: its own checkpoint, or a whole model's that holds it. `init` takes
 a whole checkpoint of the method. Each is a file, a directory (such as `python -m medvlp_jax.weights import` makes) or
-hf:<id>.
+hf:<id>; `model.image.init` is also a run directory, whose image encoder is taken from its last checkpoint.
 """
 import copy
 import dataclasses
@@ -10,7 +10,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from medvlp_jax import trees, weights
+from medvlp_jax import checkpoint, metrics, trees, weights
+from medvlp_jax.method import METHODS
 from medvlp_jax.models.bert import Bert
 from medvlp_jax.models.resnet import ResNet
 from medvlp_jax.models.vit import ViT
@@ -38,7 +39,7 @@ def resolve(config):
         if config.method not in weights.WHOLE:
             raise ValueError(
                 f"init takes a whole published model, and there are none of {config.method!r}, only of "
-                f"{', '.join(weights.WHOLE)}; give model.image.init or model.text.init"
+                f"{', '.join(k for k in weights.WHOLE if k in METHODS)}; give model.image.init or model.text.init"
             )
         options = {k: config.model[k] for k in ("learned_attention",) if k in config.model}
         fields, pretrained[WHOLE] = weights.load(config.method, hub.resolve(config.init), **options)
@@ -71,11 +72,34 @@ def _trunk(config, key: str) -> dict:
             options["depth"] = trunk.depth
         options["token_types"] = "type_vocab" not in trunk or trunk.type_vocab > 0
     try:
-        fields, variables = weights.load(kind, hub.resolve(trunk.init), **options)
+        path = hub.resolve(trunk.init)
+        if key == "image" and (path / "run.json").is_file():
+            fields, variables = _of_run(path, **options)
+            saved = metrics.read_run_file(path)["config"]["normalisation"]  # the trunk knows images so normalised
+            config.normalisation.update({k: tuple(v) for k, v in saved.items()})
+        else:
+            fields, variables = weights.load(kind, path, **options)
     except ValueError as error:
         raise ValueError(f"model.{key}.init does not fit model.{key}: {error}") from error
     _update(trunk, fields, kind)
     return variables
+
+
+def _of_run(path, num_stages: int | None = None, image_size: int | None = None) -> tuple[dict, dict]:
+    """Image trunk of a run's last checkpoint -> (fields, variables), cut to `num_stages` or resampled to `image_size`."""
+    variables, _ = checkpoint.load_variables(path)
+    kind, part = weights.trunk_of(variables, TRUNKS["image"])
+    tensors = weights.to_torch(kind, part)
+    if kind == "resnet":
+        there = weights.config_of(kind, tensors)["num_stages"]
+        stages = min(num_stages or there, there)
+        fields = {"name": kind, **weights.config_of(kind, tensors, num_stages=stages)}
+        return fields, weights.from_torch(kind, tensors, num_stages=stages)
+    saved = metrics.read_run_file(path)["config"]["model"]["image"]
+    heads = saved["num_heads"] if "num_heads" in saved else None  # a named size has the usual number
+    fields = {"name": "vit", **weights.config_of(kind, tensors, num_heads=heads)}
+    fields |= {k: saved[k] for k in ("norm_eps",) if k in saved}  # which tensors do not tell
+    return fields, weights.from_torch(kind, tensors, image_size=image_size)
 
 
 def _update(trunk, fields: dict, kind: str | None = None) -> None:

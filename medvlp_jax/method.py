@@ -3,7 +3,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-METHODS = ("mlip", "medklip", "mgca", "convirt")
+METHODS = ("mlip", "medklip", "mgca", "convirt", "transfer")
 
 # The shared vocabulary of `Method.predict`: name -> what (variables, batch) gives.
 PREDICT_NAMES = {
@@ -12,6 +12,12 @@ PREDICT_NAMES = {
     "embed_patches": "(B, N, D) local image embeddings, row-major",
     "score_findings": "(B, F) probability that each entity of variables['knowledge'] is present",
     "ground": "(B, F, h, w) heat map of each entity of variables['knowledge']",
+    # Transfer; the C names are those of data.examples.targets.
+    "embed_trunk": "(B, D) pooled features of the image trunk, before any projection",
+    "classify": "(B, C) probability of each target",
+    "grade": "(B, G) probability of each grade of the first target",
+    "segment": "(B, H, W, C) probability of each target's mask",
+    "detect": "(B, P, 6) boxes by falling score: class, score, x, y, w, h in pixels; score 0 where there is none",
 }
 
 

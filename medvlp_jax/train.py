@@ -159,7 +159,19 @@ def train(config, workdir: str | Path) -> Any:
     if stop:
         logging.warning("signal %d: step %d is saved in %s; start again to resume", stop.signal, step, workdir)
         return None
-    return evaluate.run_tasks(exp, variables(state), workdir, step)
+    final, step = chosen_variables(run, state, step, workdir)
+    return evaluate.run_tasks(exp, final, workdir, step)
+
+
+def chosen_variables(run: Run, state: TrainState, step: int, workdir: Path) -> tuple[dict, int]:
+    """What the run is judged by and its step: with train.patience the best checkpoint, else the last state."""
+    options = run.exp.config.train
+    best = checkpoint.best_step(workdir, options.best_metric) if run.validating and options.patience else None
+    if best in (None, step):
+        return variables(state), step
+    logging.info("evaluating step %d, the best by %s", best, options.best_metric)
+    loaded, _ = checkpoint.load_variables(workdir, best)
+    return jax.device_put(loaded, sharding.of_state(loaded, run.exp.mesh, run.exp.config.sharding)), best
 
 
 def validates(exp: experiment.Experiment) -> bool:
@@ -177,7 +189,7 @@ def loop(run: Run, step_fn, state: TrainState, stop: Stop) -> tuple[TrainState, 
     """Steps until the end or a signal, with what has to be logged, scored and saved on the way -> (state, step)."""
     options, total = run.exp.config.train, run.exp.total_steps
     pending, step = None, run.start
-    while step < total and not stop:
+    while step < total and not stop and not _patience_is_over(run, step):
         try:
             batch = run.exp.put(next(run.iterator))
         except Exception:
@@ -201,6 +213,15 @@ def loop(run: Run, step_fn, state: TrainState, stop: Stop) -> tuple[TrainState, 
         checkpoint.save(run.mgr, step, state, run.iterator)
     run.mgr.wait_until_finished()
     return state, step
+
+
+def _patience_is_over(run, step: int) -> bool:
+    """Whether the best checkpoint is train.patience evaluations old; a function of what is saved, so resuming repeats it."""
+    options = run.exp.config.train
+    if not (run.validating and options.patience and options.best_metric) or step % options.eval_every:
+        return False
+    best = run.mgr.best_step()
+    return best is not None and step - best >= options.patience * options.eval_every
 
 
 def _quality(run, step, state) -> dict[str, float]:

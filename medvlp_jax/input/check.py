@@ -46,20 +46,21 @@ def _lines(lines: list[int]) -> str:
     return f"{len(lines)} (line {', '.join(map(str, lines[:SHOWN]))}{more})"
 
 
-def check(source: ManifestSource, max_bad_share: float = 0.05, threads: int = 4) -> tuple[ManifestSource, Summary]:
+def check(source: ManifestSource, max_bad_share: float = 0.05, threads: int = 4,
+          targets: tuple[str, ...] = ()) -> tuple[ManifestSource, Summary]:
     """Looks at every row of a source once -> (the source without unusable rows, what was found).
 
     Left out are rows whose image (or mask) is missing, empty, a git-LFS pointer, truncated, unreadable, too large, outside of
     the root or named twice, rows with a mask of another size than the image, and rows with nothing to learn from or to be
-    judged by: no report of two words or more, no known label, no box, no mask - unless the manifest has none of these
-    columns. An unknown label is ignored, its row stays if anything else is left. Everything is counted and named in one log
-    line.
+    judged by: no report of two words or more, no known label, no box, no mask, no grade - unless the manifest has none of
+    these columns. An unknown label is ignored, its row stays if anything else is left; one of `targets` is known. Everything
+    is counted and named in one log line.
 
     Raises:
       ValueError: more than `max_bad_share` of the rows are left out, or all; lists the first of each reason.
     """
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(lambda index: _look(source, index), range(len(source)), chunksize=64))
+        found = list(pool.map(lambda index: _look(source, index, targets), range(len(source)), chunksize=64))
     skipped, unknown, short, keep, seen = {}, Counter(), [], [], set()
     for index, (reason, image, labels, is_short, _) in enumerate(found):
         if reason is None and image in seen:
@@ -82,16 +83,18 @@ def check(source: ManifestSource, max_bad_share: float = 0.05, threads: int = 4)
     return source.subset(keep) if summary.bad else source, summary
 
 
-def _look(source: ManifestSource, index: int) -> tuple[str | None, str, list[str], bool, str]:
+def _look(source: ManifestSource, index: int, targets) -> tuple[str | None, str, list[str], bool, str]:
     """One row -> (why it is left out or None, its image path, labels without entity, report too short, detail)."""
     row = source.table[source.rows[index]]
     labels, masks = label_names(row), mask_paths(row)
-    unknown = [name for name in labels if vocab.lookup(name) is None]
+    unknown = [name for name in labels if vocab.lookup(name) is None and name not in targets]
     has_text = bool(source.text(index))
     is_short = not has_text and bool(str(row.get("report") or "").strip())
     reason, detail = _look_at_files(source, index, row)
-    useful = has_text or len(unknown) < len(labels) or parse_json(row, "boxes", []) or masks or row.get("absent")
-    if reason is None and not useful and {"report", "labels", "absent", "boxes", "mask", "masks"} & set(source.table.columns):
+    severity = parse_json(row, "severity", {})
+    useful = has_text or len(unknown) < len(labels) or parse_json(row, "boxes", []) or masks or row.get("absent") or severity
+    told = {"report", "labels", "absent", "boxes", "mask", "masks", "severity"} & set(source.table.columns)
+    if reason is None and not useful and told:
         reason = "no report, label, box or mask"
         if labels or is_short:
             reason = "only unknown labels" if labels else "report empty or one word"

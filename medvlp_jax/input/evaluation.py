@@ -9,6 +9,8 @@ from absl import logging
 from medvlp_jax.input import decode, transforms
 from medvlp_jax.input.examples import DEFAULTS, Options, check_options, choose_rows, make_row
 
+UNKNOWN = ("labels", "word_ids", "swapped_labels", "finding_labels", "masks", "boxes", "grade")  # -1: nothing there
+
 
 def _load(source, row: int, rows, tokenizer, options: Options, seed: int):
     """One example -> (batch row, host dict), or None where it cannot be decoded."""
@@ -18,11 +20,11 @@ def _load(source, row: int, rows, tokenizer, options: Options, seed: int):
         image, geometry = transforms.eval_image(
             example["image"], size=size, frame=options.eval_frame or size, how=options.eval_fit)
         masks = {k: transforms.map_mask(v, geometry, size) for k, v in example.get("masks", {}).items()}
+        rng = np.random.default_rng([seed, row])  # candidate positions and swapped sentences are the same in every evaluation
+        arrays = make_row(source, example, row, image, geometry, rows, rng, tokenizer, options)
     except (decode.ImageError, OSError) as e:
         logging.warning("example %d skipped (%s)", row, e)
         return None
-    rng = np.random.default_rng([seed, row])  # candidate positions and swapped sentences are the same in every evaluation
-    arrays = make_row(source, example, row, image, rows, rng, tokenizer, options)
     host = {
         "row": row,
         "id": example["id"],
@@ -32,6 +34,7 @@ def _load(source, row: int, rows, tokenizer, options: Options, seed: int):
         "masks": masks,
         "finding_labels": dict(example.get("finding_labels", {})),
         "attributes": dict(example.get("attributes", {})),
+        "targets": options.targets,
     }
     return arrays, host
 
@@ -42,9 +45,9 @@ def eval_batches(source, tokenizer, options: Options = DEFAULTS, *, batch_size: 
 
     Arrays as in input/examples.py, images made by `eval_fit`. batch["host"] is a list with one dict for each row with
     valid = 1, in the same order: row, id, patient_id, report, boxes [(name, x, y, w, h)] and masks {name: bool (S, S)} in the
-    pixels of the batch's image, finding_labels, attributes. Rows with valid = 0 come last, black and without
-    labels: the ragged end, and examples that could not be decoded. All processes get the same number of batches; process p
-    holds the p-th `batch_size` rows of each.
+    pixels of the batch's image, finding_labels, attributes, targets (their names). Rows with valid = 0 come last, black and
+    without labels: the ragged end, and examples that could not be decoded. All processes get the same number of batches;
+    process p holds the p-th `batch_size` rows of each.
     """
     check_options(options, tokenizer)
     rows = choose_rows(source, options.require_report)
@@ -71,7 +74,7 @@ def _any_row(source, rows, tokenizer, options, seed):
 
 def _pad(arrays: list[dict], hosts: list[dict], template: dict, batch_size: int) -> dict:
     """Stacks rows and fills up to `batch_size` with black images without labels and with an empty report; valid is 0."""
-    row = {k: np.full_like(v, -1 if k in ("labels", "word_ids", "swapped_labels") else 0) for k, v in template.items()}
+    row = {k: np.full_like(v, -1 if k in UNKNOWN else 0) for k, v in template.items()}
     for key in {"input_ids", "attention_mask", "swapped_ids", "swapped_mask"} & set(row):
         row[key][0] = template[key][0]  # [CLS]: attention over nothing at all would be NaN
     arrays = arrays + [row] * (batch_size - len(arrays))

@@ -5,12 +5,13 @@ Batch arrays (B rows, S = image_size, K = 75 entities, M = max_tokens):
     labels (B, K) int8 in {-1 not mentioned, 0, 1, 2 uncertain}; positions (B, K, 8) int32       with "labels" in `needs`
     input_ids, attention_mask, word_ids (B, M) int32                                             with "text" or "swap"
     swapped_ids, swapped_mask (B, M) int32; swapped_labels (B, M) int8                           with "swap"
+    labels, masks, boxes and grades of `targets`: see input/targets.py
 """
 from typing import NamedTuple
 
 import numpy as np
 
-from medvlp_jax.input import transforms
+from medvlp_jax.input import targets, transforms
 from medvlp_jax.reports import sections, triplets
 
 NEEDS = ("labels", "text", "swap")
@@ -22,8 +23,9 @@ class Options(NamedTuple):
     image_size: S, pixels. crop: "random_resized" (MedKLIP; `crop_scale` of the area), "random" (MLIP: `fit` to `frame`
     pixels, then a random window) or "none". fit: "pad", "stretch" or "short" (transforms.fit). rand_augment: (n, m) or None.
     hflip: probability; 0 because 25 of the 51 positions name a side. Evaluation: `eval_fit` to `eval_frame` pixels (default:
-    S), central window of S. max_tokens: M with [CLS] and [SEP]. needs: groups of `NEEDS` to make. require_report: only
-    examples with a report.
+    S), central window of S. max_tokens: M with [CLS] and [SEP]. needs: groups of `NEEDS` and `targets.GROUPS`.
+    require_report: only examples with a report. targets: names of the findings or masks that supervised training is about;
+    max_boxes: of an image.
     """
 
     image_size: int = 224
@@ -38,6 +40,8 @@ class Options(NamedTuple):
     max_tokens: int = 112
     needs: tuple[str, ...] = NEEDS
     require_report: bool = False
+    targets: tuple[str, ...] = ()
+    max_boxes: int = 16
 
 
 DEFAULTS = Options()
@@ -49,10 +53,15 @@ def check_options(options: Options, tokenizer) -> None:
                                ("eval_fit", options.eval_fit, transforms.FITS)):
         if value not in known:
             raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")
-    if unknown := set(options.needs) - set(NEEDS):
-        raise ValueError(f"needs names {', '.join(sorted(map(repr, unknown)))}; known groups: {', '.join(NEEDS)}")
+    if unknown := set(options.needs) - {*NEEDS, *targets.GROUPS}:
+        known = ", ".join((*NEEDS, *targets.GROUPS))
+        raise ValueError(f"needs names {', '.join(sorted(map(repr, unknown)))}; known groups: {known}")
     if options.crop == "random" and options.frame < options.image_size:
         raise ValueError(f"frame is {options.frame} px, expected at least image_size = {options.image_size}")
+    if (wanted := set(options.needs) & set(targets.GROUPS)) and not options.targets:
+        raise ValueError(f"needs = {tuple(options.needs)} asks for {', '.join(sorted(wanted))}: name the targets")
+    if {"masks", "boxes"} & wanted and options.rand_augment:
+        raise ValueError("rand_augment would move the image away under its masks and boxes; expected None with these needs")
     if tokenizer is None and {"text", "swap"} & set(options.needs):
         raise ValueError(f"needs = {tuple(options.needs)} asks for tokens, so a tokenizer is needed")
 
@@ -89,8 +98,8 @@ def encode_text(source, row: int, text: str, rows, rng, tokenizer, options: Opti
     return {**out, **tokenizer.swap_sentence(rng, pieces, other_text, options.max_tokens)}
 
 
-def make_row(source, example: dict, row: int, image, rows, rng, tokenizer, options: Options) -> dict[str, np.ndarray]:
-    """One example with its image ready -> one row of every array of a batch.
+def make_row(source, example: dict, row: int, image, geometry, rows, rng, tokenizer, options: Options) -> dict[str, np.ndarray]:
+    """One example with its image ready, made with `geometry`, -> one row of every array of a batch.
 
     What a text encoder reads is impression and findings without headings: a "FINDINGS:" in the middle of a report would give
     a swapped sentence away.
@@ -100,4 +109,5 @@ def make_row(source, example: dict, row: int, image, rows, rng, tokenizer, optio
     if "labels" in options.needs:
         out["labels"] = np.asarray(triplets.existence_labels(example["presence"]), np.int8)  # (K,)
         out["positions"] = np.asarray(triplets.candidate_positions(example["presence"], rng), np.int32)  # (K, 8)
+    out |= targets.arrays(example, geometry, options)
     return {**out, **encode_text(source, row, text, rows, rng, tokenizer, options)}

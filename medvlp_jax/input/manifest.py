@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from medvlp_jax.input import decode
+from medvlp_jax.input.columns import entity_name, label_names, mask_paths, parse_json, source_name
 from medvlp_jax.input.masks import Masks
 from medvlp_jax.input.rows import Rows, Table
 from medvlp_jax.reports import rules, sections, triplets, vocab
@@ -125,6 +126,23 @@ class ManifestSource:
         read = functools.partial(self.read, line=self.line(index), patient=str(row.get("patient_id") or ""))
         return read(str(row.get("image") or "").strip()), Masks(read, mask_paths(row))
 
+    def patient(self, index: int) -> str:
+        """Whose image it is; an image without a patient is its own."""
+        row = self.table[self.rows[index]]
+        return f"{source_name(row)}/{row.get('patient_id') or row['image']}"
+
+    def truth(self, index: int) -> dict:
+        """What is known of an example without reading its files (input/targets.py)."""
+        return self._truth(self.table[self.rows[index]])
+
+    def _truth(self, row: dict) -> dict:
+        return {
+            "boxes": [(entity_name(b["label"]), *(float(b[k]) for k in "xywh")) for b in parse_json(row, "boxes", [])],
+            "masks": mask_paths(row),
+            "finding_labels": self._finding_labels(row),
+            "severity": {str(k): int(v) for k, v in parse_json(row, "severity", {}).items()},
+        }
+
     def __getitem__(self, index: int) -> dict:
         row = self.table[self.rows[index]]
         image, masks = self.files(index, row)
@@ -134,10 +152,9 @@ class ManifestSource:
             "image": image,
             "report": self._text(row),
             "presence": self._cached_presence(index, row),
-            "boxes": [(entity_name(b["label"]), *(float(b[k]) for k in "xywh")) for b in parse_json(row, "boxes", [])],
+            **self._truth(row),
             "masks": masks,
-            "finding_labels": self._finding_labels(row),
-            "attributes": {k: str(row[k]) for k in ("view", "sex", "age", "source", "grade") if row.get(k) not in (None, "")},
+            "attributes": {k: str(row[k]) for k in ("view", "sex", "age", "source") if row.get(k) not in (None, "")},
         }
 
     def _closed(self, row: dict) -> bool:
@@ -203,49 +220,6 @@ class ManifestSource:
         return digest.hexdigest()
 
 
-def entity_name(label: str) -> str:
-    """The entity a box or mask shows, or the label itself where no entity fits ("Left Lung")."""
-    return vocab.lookup(label) or label
-
-
-def source_name(row: dict) -> str:
-    """Data set that a row's labels belong to; "" where the manifest does not say."""
-    return str(row.get("source") or "")
-
-
-def label_names(row: dict, column: str = "labels") -> list[str]:
-    """The labels a row lists (in `column`: labels, absent or uncertain), in order, without repeats."""
-    labels = row.get(column) or ()
-    parts = labels.split(";") if isinstance(labels, str) else [str(part) for part in labels]
-    return list(dict.fromkeys(part.strip() for part in parts if part.strip()))
-
-
-def parse_json(row: dict, column: str, default):
-    """A column that holds JSON, as text or decoded already; `default` (a list or dict) where it is empty.
-
-    Raises:
-      ValueError: not JSON of the type of `default`, or a box without label, x, y, w, h.
-    """
-    value = row.get(column) or default
-    try:
-        value = json.loads(value) if isinstance(value, str) else value
-        if not isinstance(value, type(default)):
-            raise ValueError(f"expected a {type(default).__name__}, got a {type(value).__name__}")
-        if column == "boxes":
-            for box in value:
-                [float(box[k]) for k in "xywh"], str(box["label"])
-    except (ValueError, TypeError, KeyError) as e:
-        raise ValueError(f"column {column!r} is not as expected ({type(e).__name__}: {e}); "
-                         'expected e.g. [{"label": "Effusion", "x": 1, "y": 2, "w": 30, "h": 40}]') from None
-    return value
-
-
-def mask_paths(row: dict) -> dict[str, list[str]]:
-    """{name: paths}: column `mask` is "lung"; names of `masks` become entities where one fits, several may share one."""
-    out = {"lung": [str(row["mask"])]} if row.get("mask") else {}
-    for label, path in parse_json(row, "masks", {}).items():
-        out.setdefault(entity_name(label), []).extend(map(str, path if isinstance(path, list) else [path]))
-    return out
 
 
 def _scan(table: Table, ratios) -> tuple[np.ndarray, dict[str, set[str]]]:
@@ -257,6 +231,7 @@ def _scan(table: Table, ratios) -> tuple[np.ndarray, dict[str, set[str]]]:
         try:
             parse_json(row, "boxes", [])
             parse_json(row, "masks", {})
+            parse_json(row, "severity", {})
         except ValueError as e:
             raise ValueError(f"{table.path.name}, line {line}: {e}") from None
         if "split" in table.columns:

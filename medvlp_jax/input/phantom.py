@@ -54,6 +54,9 @@ _APART = {
 }
 
 
+ANATOMY = ("left_lung", "right_lung", "heart")  # masks that every example has
+
+
 def scene_of(seed: int, split: str, index: int) -> Scene:
     """The scene of one study; `index // 2` is the patient."""
     patient_id = f"phantom-{seed}-{split}-{index // 2:06d}"
@@ -90,12 +93,23 @@ def render(scene: Scene, size: int):
     return image, {name: mask > 0 for name, mask in c.masks.items()}, c.boxes
 
 
+def _labels(scene: Scene) -> dict[str, int]:
+    return {name: int(scene.find(name) is not None) for name in FINDINGS}
+
+
+def _grades(scene: Scene) -> dict[str, int]:
+    """0 absent, 1 slight, 2 moderate, 3 severe: thirds of the drawn severity."""
+    found = {name: scene.find(name) for name in FINDINGS}
+    return {name: 0 if f is None else 1 + min(int(3 * f.severity), 2) for name, f in found.items()}
+
+
 class PhantomSource:
     """Synthetic examples by index (the Source protocol).
 
     source[i] -> {"id", "patient_id", "image" (S, S) uint8, "report", "presence" (51, 75) int8: what the report states,
-    "finding_labels": {finding: 0 or 1}: what the image shows, "boxes": [(finding, x, y, w, h)] pixels, "masks":
-    {finding or "left_lung", "right_lung", "heart": (S, S) bool}, "attributes": {"view", "sex", "age"}}.
+    "finding_labels": {finding: 0 or 1}: what the image shows, "severity": {finding: 0 absent .. 3 severe}, "boxes":
+    [(finding, x, y, w, h)] pixels, "masks": {finding or one of `ANATOMY`: (S, S) bool}, "attributes": {"view", "sex",
+    "age"}}.
 
     split: "train", "val" or "test"; they never share a patient. size: number of examples (default `SIZES`); a longer
     source begins with the examples of a shorter one. image_size: S. cache: keep drawn examples in memory (30 kB each at
@@ -149,6 +163,18 @@ class PhantomSource:
         i = self._index(index)
         return self._report(scene_of(self.seed, self.split, i), i).text
 
+    def patient(self, index) -> str:
+        """Whose study it is, without drawing it."""
+        return f"phantom-{self.seed}-{self.split}-{self._index(index) // 2:06d}"
+
+    def truth(self, index) -> dict:
+        """What can be known of an example without drawing it (input/targets.py): labels, grades and the names of boxes and
+        masks."""
+        scene = scene_of(self.seed, self.split, self._index(index))
+        labels = _labels(scene)
+        there = {name for name, value in labels.items() if value}
+        return {"finding_labels": labels, "severity": _grades(scene), "boxes": there, "masks": there | set(ANATOMY)}
+
     def _report(self, scene: Scene, i: int) -> phantom_report.Report:
         return phantom_report.write(scene, random.Random(f"{scene.patient_id}/{i % 2}/report"))
 
@@ -172,6 +198,7 @@ class PhantomSource:
             "presence": kept["presence"].copy(),
             "boxes": list(kept["boxes"]),
             "finding_labels": dict(kept["finding_labels"]),
+            "severity": dict(kept["severity"]),
             "attributes": dict(kept["attributes"]),
             "masks": masks,
         }
@@ -187,7 +214,8 @@ class PhantomSource:
             "report": report.text,
             "presence": triplets.presence(report.mentions),
             "boxes": boxes,
-            "finding_labels": {name: int(scene.find(name) is not None) for name in FINDINGS},
+            "finding_labels": _labels(scene),
+            "severity": _grades(scene),
             "masks": {name: np.packbits(mask) for name, mask in masks.items()},  # an eighth of the memory
             "attributes": {"view": scene.view, "sex": scene.sex, "age": scene.age},
         }

@@ -33,13 +33,14 @@ class Loader:
             row = int(self.rows[index])
             try:
                 example = self.source[row]
-                image = transforms.train_image(rng, example["image"], size=o.image_size, crop=o.crop, frame=o.frame, how=o.fit,
-                                               scale=o.crop_scale, hflip=o.hflip, augment=o.rand_augment)
+                image, geometry = transforms.train_view(rng, example["image"], size=o.image_size, crop=o.crop, frame=o.frame,
+                                                        how=o.fit, scale=o.crop_scale, hflip=o.hflip, augment=o.rand_augment)
+                arrays = make_row(self.source, example, row, image, geometry, self.rows, rng, self.tokenizer, o)
             except (decode.ImageError, OSError) as e:
                 bad.append([row, str(e)])
                 index = int(rng.integers(len(self.rows)))
                 continue
-            return {**make_row(self.source, example, row, image, self.rows, rng, self.tokenizer, o), "bad": bad}
+            return {**arrays, "bad": bad}
         raise ValueError(f"{_TRIES} examples in a row cannot be decoded: {bad}")
 
 

@@ -19,13 +19,13 @@ COLUMNS = {
     "boxes": "JSON list of {label, x, y, w, h} in pixels of the image",
     "mask": "path of a mask image (of the lungs)",
     "masks": "JSON object {name: path of a mask image, or a list of them}",
+    "severity": "JSON object {finding: grade}, 0 = absent",
     "patient_id": "whose image it is",
     "split": "train, val or test",
     "source": "data set that the row comes from; label names are comparable within one source",
     "view": "projection, such as PA",
     "sex": "sex of the patient",
     "age": "age in years",
-    "grade": "ordinal grade of the row's finding, a whole number",
 }
 
 

@@ -13,6 +13,7 @@ def make(data, split: str, seed: int):
       ValueError: unknown name; no path; more unreadable records than data.max_bad_share.
       FileNotFoundError: no manifest at data.path.
     """
+    targets = tuple(data.examples.targets) if "targets" in data.examples else ()
     if data.name == "phantom":
         logging.info("using the embedded synthetic radiographs (data.name=phantom), split %s; "
                      "for your own images use the manifest variant", split)  # fmt: skip
@@ -23,7 +24,7 @@ def make(data, split: str, seed: int):
         source = ManifestSource(
             data.path, split, data.root or None, closed_world=data.closed_world, report_sections=data.sections
         )
-        return check.check(source, data.max_bad_share)[0]
+        return check.check(source, data.max_bad_share, targets=targets)[0]
     if data.name in datasets.READERS:
         if not data.path:
             raise ValueError(f"data.name={data.name} needs --config.data.path=ROOT of the data set (data/README.md)")
@@ -31,6 +32,6 @@ def make(data, split: str, seed: int):
             datasets.read(data.name, data.path), split, data.root or data.path, closed_world=data.closed_world,
             report_sections=data.sections,
         )  # fmt: skip
-        return check.check(source, data.max_bad_share)[0]
+        return check.check(source, data.max_bad_share, targets=targets)[0]
     known = ", ".join(["phantom", "manifest", *sorted(datasets.READERS)])
     raise ValueError(f"unknown data.name {data.name!r}; known: {known}")

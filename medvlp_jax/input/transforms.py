@@ -101,22 +101,27 @@ def center_crop(image: np.ndarray, size: int) -> tuple[np.ndarray, Geometry]:
     return window(image, top, left, size), Geometry(tx=-left, ty=-top)
 
 
-def random_crop(rng: np.random.Generator, image: np.ndarray, size: int) -> np.ndarray:
-    """A (size, size) window at a uniform place; an image smaller than that is padded first, centrally."""
-    height, width = image.shape
+def random_corner(rng: np.random.Generator, shape: tuple[int, int], size: int) -> tuple[int, int]:
+    """(top, left) of a (size, size) window at a uniform place; central and outside where the image is smaller."""
+    height, width = shape
     top = int(rng.integers(height - size + 1)) if height >= size else (height - size) // 2
     left = int(rng.integers(width - size + 1)) if width >= size else (width - size) // 2
-    return window(image, top, left, size)
+    return top, left
 
 
-def random_resized_crop(rng: np.random.Generator, image: np.ndarray, size: int, scale=(0.2, 1.0),
-                        ratio=(3 / 4, 4 / 3)) -> np.ndarray:
-    """A window of `scale` times the image's area and an aspect of `ratio` (log-uniform), resized to (size, size).
+def random_crop(rng: np.random.Generator, image: np.ndarray, size: int) -> np.ndarray:
+    """A (size, size) window at a uniform place; an image smaller than that is padded first, centrally."""
+    return window(image, *random_corner(rng, image.shape, size), size)
+
+
+def random_area(rng: np.random.Generator, shape: tuple[int, int], scale=(0.2, 1.0),
+                ratio=(3 / 4, 4 / 3)) -> tuple[int, int, int, int]:
+    """(top, left, h, w) of a window of `scale` times the image's area and an aspect of `ratio` (log-uniform).
 
     As torchvision's transform of the same name, which MedKLIP uses: ten tries, then the largest central window that
     keeps the aspect within bounds.
     """
-    height, width = image.shape
+    height, width = shape
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
@@ -127,12 +132,24 @@ def random_resized_crop(rng: np.random.Generator, image: np.ndarray, size: int, 
     else:
         w, h = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
         top, left = (height - h) // 2, (width - w) // 2
+    return top, left, h, w
+
+
+def random_resized_crop(rng: np.random.Generator, image: np.ndarray, size: int, scale=(0.2, 1.0)) -> np.ndarray:
+    """The window of `random_area`, resized to (size, size)."""
+    top, left, h, w = random_area(rng, image.shape, scale)
     return resize(image[top : top + h, left : left + w], size, size)
 
 
-def train_image(rng: np.random.Generator, image, *, size: int, crop: str, frame: int, how: str, scale=(0.2, 1.0),
-                hflip: float = 0.0, augment: tuple[int, int] | None = None) -> np.ndarray:
-    """The image field of an Example -> a randomly changed uint8 (size, size, 1).
+def train_image(rng: np.random.Generator, image, **options) -> np.ndarray:
+    """The image of `train_view`."""
+    return train_view(rng, image, **options)[0]
+
+
+def train_view(rng: np.random.Generator, image, *, size: int, crop: str, frame: int, how: str, scale=(0.2, 1.0),
+               hflip: float = 0.0, augment: tuple[int, int] | None = None) -> tuple[np.ndarray, Geometry]:
+    """The image field of an Example -> (a randomly changed uint8 (size, size, 1), Geometry from its own pixels, which knows
+    nothing of `augment`).
 
     crop: "random_resized" (MedKLIP: `scale` of the area), "random" (MLIP: `fit` to `frame`, then a window) or "none" (`fit`
     to `size`). `augment` = (n, m) is RandAugment's number of operations and magnitude. `hflip` is a probability, 0 unless
@@ -144,21 +161,31 @@ def train_image(rng: np.random.Generator, image, *, size: int, crop: str, frame:
     """
     if crop == "random_resized":
         # The smallest window of the scaled decode still has `size` pixels a side.
-        pixels, _ = load(image, round(size / math.sqrt(scale[0])))
-        pixels = random_resized_crop(rng, pixels, size, scale)
+        pixels, original = load(image, round(size / math.sqrt(scale[0])))
+        loaded = pixels.shape
+        top, left, h, w = random_area(rng, pixels.shape, scale)
+        pixels = resize(pixels[top : top + h, left : left + w], size, size)
+        geometry = Geometry(tx=-left, ty=-top).then(size / w, size / h)
     elif crop == "random":
-        pixels, _ = load(image, frame)
-        pixels = random_crop(rng, fit(pixels, frame, how)[0], size)
+        pixels, original = load(image, frame)
+        loaded = pixels.shape
+        pixels, geometry = fit(pixels, frame, how)
+        top, left = random_corner(rng, pixels.shape, size)
+        pixels, geometry = window(pixels, top, left, size), geometry.then(tx=-left, ty=-top)
     elif crop == "none":
-        pixels, _ = load(image, size)
-        pixels = center_crop(fit(pixels, size, how)[0], size)[0]
+        pixels, original = load(image, size)
+        loaded = pixels.shape
+        pixels, fitted = fit(pixels, size, how)
+        pixels, cropped = center_crop(pixels, size)
+        geometry = fitted.then(*cropped)
     else:
         raise ValueError(f"unknown crop {crop!r}; known: {', '.join(CROPS)}")
+    geometry = Geometry(loaded[1] / original[1], loaded[0] / original[0]).then(*geometry)  # of a decode at a fraction
     if hflip and rng.random() < hflip:
-        pixels = pixels[:, ::-1]
+        pixels, geometry = pixels[:, ::-1], geometry.then(sx=-1.0, tx=size)
     if augment:
         pixels = rand_augment(rng, np.ascontiguousarray(pixels), *augment)
-    return np.ascontiguousarray(pixels)[..., None]  # (size, size, 1)
+    return np.ascontiguousarray(pixels)[..., None], geometry  # (size, size, 1)
 
 
 def eval_image(image, *, size: int, frame: int, how: str) -> tuple[np.ndarray, Geometry]:
@@ -181,7 +208,7 @@ def map_boxes(boxes, geometry: Geometry, size: int) -> list[tuple[str, float, fl
     or is thinner than a hundredth of a pixel is left out."""
     out = []
     for name, x, y, w, h in boxes:
-        x0, x1 = (min(max(v * geometry.sx + geometry.tx, 0.0), size) for v in (x, x + w))
+        x0, x1 = sorted(min(max(v * geometry.sx + geometry.tx, 0.0), size) for v in (x, x + w))  # a flip turns them round
         y0, y1 = (min(max(v * geometry.sy + geometry.ty, 0.0), size) for v in (y, y + h))
         if x1 - x0 > 0.01 and y1 - y0 > 0.01:
             out.append((name, x0, y0, x1 - x0, y1 - y0))

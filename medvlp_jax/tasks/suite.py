@@ -14,14 +14,22 @@ from rich.console import Console
 from rich.table import Table
 
 from medvlp_jax.method import Method
-from medvlp_jax.tasks import common, figures, grounding, retrieval, zeroshot
+from medvlp_jax.tasks import classification, common, detection, figures, grounding, retrieval, segmentation, severity, zeroshot
 
-TASKS = {"zeroshot": zeroshot.make, "grounding": grounding.make, "retrieval": retrieval.make}
+TASKS = {
+    "zeroshot": zeroshot.make, "grounding": grounding.make, "retrieval": retrieval.make,
+    "classification": classification.make, "segmentation": segmentation.make, "detection": detection.make,
+    "severity": severity.make,
+}  # fmt: skip
 # Predict names that a task can work with: one of these sets.
 NEEDS = {
     "zeroshot": ({"score_findings"}, {"embed_image", "embed_text"}),
     "grounding": ({"ground"},),
     "retrieval": ({"embed_image", "embed_text"},),
+    "classification": ({"classify"},),
+    "segmentation": ({"segment"},),
+    "detection": ({"detect"},),
+    "severity": ({"grade"},),
 }
 
 

@@ -126,7 +126,7 @@ def _write_run(out: Path, kind: str, tensors: dict[str, np.ndarray], workdir: st
         options["num_heads"] = config.model.num_heads
     elif kind == "mgca":
         options["learned_attention"] = mgca.has_learned_attention(tensors)
-    elif kind != "resnet":
+    elif kind not in ("resnet", "resunet"):
         part = config.model["text" if kind == "bert" else "image"].to_dict()
         part.pop("init")
         trunk = trunks.text_encoder(**part) if kind == "bert" else trunks.image_encoder(**part)

@@ -93,7 +93,7 @@ def edema_severity(root: Path):
             elif subject in test:
                 continue  # no patient of the test is learned from
             path = f"files/p{subject[:2]}/p{subject}/s{row['study_id']}/{row['dicom_id']}.jpg"
-            yield {"image": path, "labels" if grade else "absent": "Edema", "grade": str(grade), "patient_id": subject,
+            yield {"image": path, "labels" if grade else "absent": "Edema", "severity": {"edema": grade}, "patient_id": subject,
                    "split": official(name == "consensus_image", "edema_severity", subject)}  # fmt: skip
 
 

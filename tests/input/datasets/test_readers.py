@@ -106,8 +106,8 @@ WANT = {
     "chexpert5x200": [("train/patient9/study1/a.jpg", {"labels": "Cardiomegaly", "split": "test", "patient_id": "patient9",
                        "absent": "Atelectasis;Consolidation;Edema;Pleural Effusion"})],
     "covidx": [("train/ab.png", {"labels": "COVID-19", "patient_id": "7"}), ("c.png", {"absent": "COVID-19", "split": "test"})],
-    "edema_severity": [("aa.jpg", {"absent": "Edema", "grade": "0", "split": "test"}),
-                       ("cc.jpg", {"labels": "Edema", "grade": "2"})],
+    "edema_severity": [("aa.jpg", {"absent": "Edema", "severity": {"edema": 0}, "split": "test"}),
+                       ("cc.jpg", {"labels": "Edema", "severity": {"edema": 2}})],
     "openi": [(f"CXR1_{i}.png", {"report": "FINDINGS: Heart size is normal.", "labels": "Aorta/tortuous;Cardiomegaly/mild"})
               for i in (1, 2)],
     "padchest": [("a.png", {"labels": "pleural effusion", "split": "test", "sex": "F"}), ("c.png", {"labels": "normal"})],
@@ -202,7 +202,7 @@ def test_uncertain_labels_are_no_class(tmp_path):
 
 def test_by_name_from_a_config(tmp_path):
     data = ConfigDict({"name": "chestxray14", "path": str(fill(tmp_path, CXR14)), "root": "", "closed_world": "auto",
-                       "sections": ("findings",), "max_bad_share": 0.0})  # fmt: skip
+                       "sections": ("findings",), "max_bad_share": 0.0, "examples": {}})  # fmt: skip
     source = sources.make(data, "test", 0)
     assert len(source) == 2 and source[0]["finding_labels"] == {
         "Infiltration": 1, "Hernia": 1, "No Finding": 0, "Pleural_Thickening": 0}  # fmt: skip

@@ -1,0 +1,49 @@
+"""What the columns of a manifest row hold: labels, boxes, masks, grades."""
+import json
+
+from medvlp_jax.reports import vocab
+
+
+def entity_name(label: str) -> str:
+    """The entity a box or mask shows, or the label itself where no entity fits ("Left Lung")."""
+    return vocab.lookup(label) or label
+
+
+def source_name(row: dict) -> str:
+    """Data set that a row's labels belong to; "" where the manifest does not say."""
+    return str(row.get("source") or "")
+
+
+def label_names(row: dict, column: str = "labels") -> list[str]:
+    """The labels a row lists (in `column`: labels, absent or uncertain), in order, without repeats."""
+    labels = row.get(column) or ()
+    parts = labels.split(";") if isinstance(labels, str) else [str(part) for part in labels]
+    return list(dict.fromkeys(part.strip() for part in parts if part.strip()))
+
+
+def parse_json(row: dict, column: str, default):
+    """A column that holds JSON, as text or decoded already; `default` (a list or dict) where it is empty.
+
+    Raises:
+      ValueError: not JSON of the type of `default`, or a box without label, x, y, w, h.
+    """
+    value = row.get(column) or default
+    try:
+        value = json.loads(value) if isinstance(value, str) else value
+        if not isinstance(value, type(default)):
+            raise ValueError(f"expected a {type(default).__name__}, got a {type(value).__name__}")
+        if column == "boxes":
+            for box in value:
+                [float(box[k]) for k in "xywh"], str(box["label"])
+    except (ValueError, TypeError, KeyError) as e:
+        raise ValueError(f"column {column!r} is not as expected ({type(e).__name__}: {e}); "
+                         'expected e.g. [{"label": "Effusion", "x": 1, "y": 2, "w": 30, "h": 40}]') from None
+    return value
+
+
+def mask_paths(row: dict) -> dict[str, list[str]]:
+    """{name: paths}: column `mask` is "lung"; names of `masks` become entities where one fits, several may share one."""
+    out = {"lung": [str(row["mask"])]} if row.get("mask") else {}
+    for label, path in parse_json(row, "masks", {}).items():
+        out.setdefault(entity_name(label), []).extend(map(str, path if isinstance(path, list) else [path]))
+    return out
