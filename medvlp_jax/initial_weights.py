@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from medvlp_jax import trees, weights
+from medvlp_jax.method import METHODS
 from medvlp_jax.models.bert import Bert
 from medvlp_jax.models.resnet import ResNet
 from medvlp_jax.models.vit import ViT
@@ -38,7 +39,7 @@ def resolve(config):
         if config.method not in weights.WHOLE:
             raise ValueError(
                 f"init takes a whole published model, and there are none of {config.method!r}, only of "
-                f"{', '.join(weights.WHOLE)}; give model.image.init or model.text.init"
+                f"{', '.join(k for k in weights.WHOLE if k in METHODS)}; give model.image.init or model.text.init"
             )
         options = {k: config.model[k] for k in ("learned_attention",) if k in config.model}
         fields, pretrained[WHOLE] = weights.load(config.method, hub.resolve(config.init), **options)
