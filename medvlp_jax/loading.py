@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from medvlp_jax import checkpoint, cli, evaluate, experiment, initial_weights, knowledge, metrics, weights
+from medvlp_jax.method import METHODS
 from medvlp_jax.reports import vocab
 from medvlp_jax.weights import hub
 
@@ -35,9 +36,10 @@ def _published_config(location: str) -> ConfigDict:
     if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise FileNotFoundError(f"{folder} is neither a run (no run.json) nor an imported checkpoint (no model.safetensors)")
     kind = weights.kind_of(weights.read(hub.resolve(location)))
-    if kind not in weights.WHOLE:
+    whole = [k for k in weights.WHOLE if k in METHODS]
+    if kind not in whole:
         raise ValueError(f"{location} holds weights of kind {kind or 'unknown'!r}, not a whole model "
-                         f"({', '.join(weights.WHOLE)}); a trunk is where a run begins: --config.model.image.init")
+                         f"({', '.join(whole)}); a trunk is where a run begins: --config.model.image.init")
     config = importlib.import_module(f"configs.{kind}").get_config()
     config.init = location
     return config

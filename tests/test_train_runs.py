@@ -35,7 +35,7 @@ def command(workdir, method, *options):
 
 
 def finish(process, code=0):
-    output = process.communicate(timeout=300)[0]
+    output = process.communicate(timeout=900)[0]
     assert process.returncode == code, output[-3000:]
     return output
 
@@ -48,7 +48,7 @@ def records(workdir):
 
 def wait_for_step(process, workdir, step):
     """Until metrics.jsonl has a record of that step (its last line may be half written)."""
-    path, end = workdir / "metrics.jsonl", time.monotonic() + 240
+    path, end = workdir / "metrics.jsonl", time.monotonic() + 600
     while f'"step": {step},' not in (path.read_text() if path.exists() else ""):
         assert process.poll() is None and time.monotonic() < end, process.communicate(timeout=60)[0][-3000:]
         time.sleep(0.01)
