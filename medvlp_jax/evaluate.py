@@ -39,7 +39,7 @@ def check(exp: experiment.Experiment, tasks=None) -> None:
     Raises:
       ValueError: unknown task or option of a task; an option with a wrong value; a task the method cannot do.
     """
-    context = common.Context(exp.put, exp.tokenizer)
+    context = common.Context(exp.put, exp.tokenizer, targets=exp.options.targets)
     for name, options in task_options(exp, tasks).items():
         try:
             suite.TASKS[name](exp.method.predict, context, **options)
@@ -63,7 +63,7 @@ def run_tasks(exp: experiment.Experiment, variables, workdir: str | Path, step: 
         return suite.evaluate(
             exp.method, variables, options, exp.eval_batches(evals.split, evals.limit), workdir, step,
             put=exp.put, tokenizer=exp.tokenizer, validation_fn=validation, dataset=place["dataset"], split=evals.split,
-            protocol=place["protocol"], draw=evals.figures,
+            protocol=place["protocol"], draw=evals.figures, targets=exp.options.targets,
             facts={"data": exp.source(evals.split).fingerprint, "checkpoint": f"{Path(workdir).name}, step {step}"},
         )  # fmt: skip
     finally:
@@ -94,7 +94,7 @@ def _report(exp, workdir, place, options) -> None:
 
 def validate(exp: experiment.Experiment, variables) -> dict[str, float]:
     """Summary metrics on (the first evals.quick_limit examples of) the validation split: {"val/task/metric": value}."""
-    context = common.Context(exp.put, exp.tokenizer)
+    context = common.Context(exp.put, exp.tokenizer, targets=exp.options.targets)
     batches, values = exp.eval_batches("val", exp.config.evals.quick_limit), {}
     for name, options in task_options(exp).items():
         run = suite.TASKS[name](exp.method.predict, context, **{**options, "resamples": 0})

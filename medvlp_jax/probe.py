@@ -59,8 +59,7 @@ def features(exp: experiment.Experiment, variables: dict, split: str, folder: Pa
         fn = common.need(exp.method.predict, "embed_trunk")
         found, hosts = common.collect(fn, variables, exp.eval_batches(split), ("finding_labels",), put=exp.put)
         data = common.gather({"x": found["embed_trunk"], "labels": found["finding_labels"],
-                              "patients": np.asarray([common.patient(h) for h in hosts], dtype=str),
-                              "row": np.asarray([h["row"] for h in hosts]), "id": common.ids(hosts)})  # fmt: skip
+                              "row": np.asarray([h["row"] for h in hosts]), **common.origin(hosts)})  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp.npz")
         np.savez(temporary, **{k: data[k] for k in Features._fields})

@@ -34,7 +34,6 @@ def _load(source, row: int, rows, tokenizer, options: Options, seed: int):
         "masks": masks,
         "finding_labels": dict(example.get("finding_labels", {})),
         "attributes": dict(example.get("attributes", {})),
-        "targets": options.targets,
     }
     return arrays, host
 
@@ -45,7 +44,7 @@ def eval_batches(source, tokenizer, options: Options = DEFAULTS, *, batch_size: 
 
     Arrays as in input/examples.py, images made by `eval_fit`. batch["host"] is a list with one dict for each row with
     valid = 1, in the same order: row, id, patient_id, report, boxes [(name, x, y, w, h)] and masks {name: bool (S, S)} in the
-    pixels of the batch's image, finding_labels, attributes, targets (their names). Rows with valid = 0 come last, black and
+    pixels of the batch's image, finding_labels, attributes. Rows with valid = 0 come last, black and
     without labels: the ragged end, and examples that could not be decoded. All processes get the same number of batches;
     process p holds the p-th `batch_size` rows of each.
     """
@@ -55,10 +54,10 @@ def eval_batches(source, tokenizer, options: Options = DEFAULTS, *, batch_size: 
     step = batch_size * process_count
     mine = [chosen[k + process_index * batch_size : k + (process_index + 1) * batch_size] for k in range(0, len(chosen), step)]
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        ahead, todo, template = deque(), deque(mine), None
-        while ahead or todo:
-            while todo and len(ahead) < 2:
-                ahead.append([pool.submit(_load, source, int(row), rows, tokenizer, options, seed) for row in todo.popleft()])
+        ahead, later, template = deque(), deque(mine), None
+        while ahead or later:
+            while later and len(ahead) < 2:
+                ahead.append([pool.submit(_load, source, int(row), rows, tokenizer, options, seed) for row in later.popleft()])
             loaded = [item for item in (future.result() for future in ahead.popleft()) if item is not None]
             if template is None:  # shapes for padding, where this process's very first rows are none
                 template = loaded[0][0] if loaded else _any_row(source, rows, tokenizer, options, seed)

@@ -1,7 +1,7 @@
 """Supervised classification of a transfer run: AUC and accuracy of its targets against their labels."""
 import numpy as np
 
-from medvlp_jax.tasks import common, figures, scores
+from medvlp_jax.tasks import common, figures, kept, scores, subgroups
 
 TASK = "classification"
 
@@ -11,24 +11,28 @@ def make(predict, context=common.DEFAULT, *, resamples: int = 1000, seed: int = 
 
     resamples, seed: of the bootstrap by patient; 0 resamples gives no intervals.
 
-    Records of `label_records` on "classify" and batch["finding_labels"].
+    Records of `label_records` on "classify" and batch["finding_labels"], and the mean AUC of subgroups.
 
     Raises:
       ValueError: classify cannot be predicted.
     """
     fn = common.need(predict, "classify")
 
+    names = list(context.targets)
+
     def run(variables, batches) -> list[dict]:
         outputs, hosts = common.collect(fn, variables, batches, ("finding_labels",), put=context.put)
-        patients = np.asarray([common.patient(h) for h in hosts], dtype=str)
-        names = list(hosts[0]["targets"])
-        data = common.gather({**outputs, "patients": patients, "id": common.ids(hosts)})
+        data = common.gather({**outputs, **common.origin(hosts), **subgroups.columns(hosts)})
         values, labels = data["classify"], data["finding_labels"]
         records, shown = label_records(TASK, values, labels, names, data["patients"], resamples, seed)
         if shown:
             at = [names.index(n) for n in shown]
+            records += subgroups.auc_records(TASK, "auc_macro", data, labels[:, at], values[:, at], shown, resamples, seed)
             common.draw(context.figures, "classification_roc.png",
                         lambda path: figures.roc(path, labels[:, at], values[:, at], shown))  # fmt: skip
+        groups = {name: data[name] for name in subgroups.ATTRIBUTES}
+        kept.scores(context, TASK, {"id": data["id"], "patient": data["patients"], "names": np.asarray(names, dtype=str),
+                                    "labels": labels, "scores": values, **groups})  # fmt: skip
         return records
 
     return run

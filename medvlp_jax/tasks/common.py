@@ -32,6 +32,7 @@ class Context(NamedTuple):
     figures: folder for PNG figures, None draws none
     entities: names of the rows of variables["knowledge"]["entities"]; None for the 75 of the vocabulary
     folder: where scores and examples are kept (tasks/kept.py), None keeps none; place: what they belong to
+    targets: names of what a transfer run learnt, in the order of its outputs
     """
 
     put: Callable[..., Any] = identity
@@ -41,6 +42,7 @@ class Context(NamedTuple):
     entities: tuple[str, ...] | None = None
     folder: Path | None = None
     place: dict | None = None
+    targets: tuple[str, ...] = ()
 
 
 DEFAULT = Context()
@@ -179,6 +181,11 @@ def ids(hosts: list[dict]) -> np.ndarray:
 def patient(example: dict) -> str:
     """Whose image this is; an example without a patient counts as its own."""
     return str(example.get("patient_id") or example.get("id", ""))
+
+
+def origin(hosts: list[dict]) -> dict[str, np.ndarray]:
+    """{"id", "patients"} of examples, (N,) text each."""
+    return {"id": ids(hosts), "patients": np.asarray([patient(h) for h in hosts], dtype=str)}
 
 
 def draw(figures: Path | None, name: str, plot: Callable[[Path], None]) -> None:

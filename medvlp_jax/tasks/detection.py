@@ -5,7 +5,7 @@ image with the highest IoU if that reaches the threshold; precision made monoton
 """
 import numpy as np
 
-from medvlp_jax.tasks import common, scores
+from medvlp_jax.tasks import common, kept, scores
 
 TASK = "detection"
 THRESHOLDS = tuple(np.round(np.arange(0.4, 0.7501, 0.05), 2))
@@ -26,11 +26,11 @@ def make(predict, context=common.DEFAULT, *, resamples: int = 200, seed: int = 0
     """
     fn = common.need(predict, "detect")
 
+    names = list(context.targets)
+
     def run(variables, batches) -> list[dict]:
         outputs, hosts = common.collect(fn, variables, batches, ("boxes", "boxes_known"), put=context.put)
-        patients = np.asarray([common.patient(h) for h in hosts], dtype=str)
-        names = list(hosts[0]["targets"])
-        data = common.gather({**outputs, "patients": patients, "id": common.ids(hosts)})
+        data = common.gather({**outputs, **common.origin(hosts)})
         keep = data["boxes_known"] > 0
         found, truth, patients = data["detect"][keep], data["boxes"][keep], data["patients"][keep]
         there = [c for c in range(len(names)) if (truth[..., 0] == c).any()]
@@ -54,6 +54,7 @@ def make(predict, context=common.DEFAULT, *, resamples: int = 200, seed: int = 0
                                   ci=scores.interval(drawn[:, i], patients), **more)
                     for i, c in enumerate(there)
                 ]  # fmt: skip
+        kept.scores(context, TASK, {"id": data["id"][keep], "patient": patients})  # no value of one image adds up to a mAP
         return records
 
     return run

@@ -1,7 +1,7 @@
 """Segmentation of a transfer run: Dice and IoU of each target's mask, an image at a time."""
 import numpy as np
 
-from medvlp_jax.tasks import common, scores
+from medvlp_jax.tasks import common, kept, scores
 
 TASK = "segmentation"
 THRESHOLD = 0.5  # strict, as published
@@ -21,15 +21,15 @@ def make(predict, context=common.DEFAULT, *, resamples: int = 1000, seed: int = 
     """
     fn = common.need(predict, "segment")
 
+    names = list(context.targets)
+
     def run(variables, batches) -> list[dict]:
         parts, hosts = [], []
         for outputs, batch in common.stream(fn, variables, batches, context.put):  # masks are never kept: 200 kB an image
             parts.append(_values(outputs["segment"], batch["masks"]))
             hosts.extend(batch["host"])
-        names = list(hosts[0]["targets"])
         data = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}  # (N, C)
-        patients = np.asarray([common.patient(h) for h in hosts], dtype=str)
-        data = common.gather({**data, "patients": patients, "id": common.ids(hosts)})
+        data = common.gather({**data, **common.origin(hosts)})
         patients = data["patients"]
         records = []
         for metric in parts[0]:
@@ -49,6 +49,8 @@ def make(predict, context=common.DEFAULT, *, resamples: int = 1000, seed: int = 
                 ci = scores.interval(own[c], patients) if own else None
                 n = np.isfinite(values[:, c]).sum()
                 records.append(common.record(TASK, f"{metric}/{names[c]}", per_class[names[c]], n, ci=ci, **more))
+        each = {f"value_{metric}/{name}": data[metric][:, c] for metric in ("dice", "iou") for c, name in enumerate(names)}
+        kept.scores(context, TASK, {"id": data["id"], "patient": patients, **each})
         return records
 
     return run

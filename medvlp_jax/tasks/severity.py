@@ -2,7 +2,7 @@
 import numpy as np
 from sklearn.metrics import cohen_kappa_score
 
-from medvlp_jax.tasks import common, scores
+from medvlp_jax.tasks import common, kept, scores
 
 TASK = "severity"
 
@@ -24,8 +24,7 @@ def make(predict, context=common.DEFAULT, *, resamples: int = 1000, seed: int = 
     def run(variables, batches) -> list[dict]:
         renamed = lambda v, b: {"probability": fn(v, b)["grade"]}  # noqa: E731 - "grade" is the truth's name in the batch
         outputs, hosts = common.collect(renamed, variables, batches, ("grade",), put=context.put)
-        patients = np.asarray([common.patient(h) for h in hosts], dtype=str)
-        data = common.gather({**outputs, "patients": patients, "id": common.ids(hosts)})
+        data = common.gather({**outputs, **common.origin(hosts)})
         keep = data["grade"] >= 0
         p, grade, patients = data["probability"][keep], data["grade"][keep].astype(int), data["patients"][keep]
         if not len(grade):
@@ -33,7 +32,10 @@ def make(predict, context=common.DEFAULT, *, resamples: int = 1000, seed: int = 
         if grade.max() >= p.shape[1]:
             raise ValueError(f"the data have a grade {grade.max()}, the model knows 0 to {p.shape[1] - 1}: "
                              "set model.head.grades")
-        return grade_records(p, grade, patients, hosts[0]["targets"][0], resamples, seed)
+        grades = np.arange(p.shape[1])
+        kept.scores(context, TASK, {"id": data["id"][keep], "patient": patients, "names": grades.astype(str),
+                                    "labels": (grade[:, None] == grades).astype(np.int8), "scores": p})  # fmt: skip
+        return grade_records(p, grade, patients, context.targets[0], resamples, seed)
 
     return run
 

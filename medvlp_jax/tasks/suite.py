@@ -46,7 +46,7 @@ def possible(method: Method, tasks) -> list[str]:
 
 
 def evaluate(method: Method, variables, tasks: dict[str, dict], batches_fn: Callable, workdir, step: int, *,
-             put: Callable = common.identity, tokenizer=None, validation_fn: Callable | None = None, entities=None,
+             put: Callable = common.identity, tokenizer=None, validation_fn: Callable | None = None, entities=None, targets=(),
              dataset: str = "", split: str = "test", protocol: str = "default", facts: dict | None = None,
              draw: bool = True, raise_failed: bool = True) -> list[dict]:
     """Runs `tasks` and writes workdir/eval/results.jsonl (after every task, atomically), eval/scores/<task>.npz (see
@@ -55,7 +55,7 @@ def evaluate(method: Method, variables, tasks: dict[str, dict], batches_fn: Call
     Args:
       tasks: task name of `TASKS` -> options of that task's `make` (misspelt ones are an error of that task)
       batches_fn: () -> fresh iterator of evaluation batches with host fields
-      put, tokenizer, validation_fn, entities: see tasks.common.Context; without validation_fn no `honest` threshold
+      put, tokenizer, validation_fn, entities, targets: see tasks.common.Context; without validation_fn no `honest` threshold
       step: of the checkpoint; dataset, split, protocol: where the numbers belong, written in every record
       facts: what else every record says of its origin, such as the data's fingerprint and the checkpoint's name
       draw: whether to make figures
@@ -74,7 +74,7 @@ def evaluate(method: Method, variables, tasks: dict[str, dict], batches_fn: Call
     folder = Path(workdir) / "eval"
     place = {"dataset": dataset, "split": split, "protocol": protocol, "step": int(step)}
     context = common.Context(put, tokenizer, validation_fn, folder / "figures" if draw else None,
-                             None if entities is None else tuple(entities), folder, place)
+                             None if entities is None else tuple(entities), folder, place, tuple(targets))
     records, failed = [], {}
     for name, options in tasks.items():
         try:

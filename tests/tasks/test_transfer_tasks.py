@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from medvlp_jax.tasks import classification, detection, segmentation, severity
+from medvlp_jax.tasks import classification, common, detection, kept, segmentation, severity
 
 NAMES = ("a", "b", "c")
 RESAMPLES = 50
@@ -17,15 +17,16 @@ def batches(arrays, size=8):
         for at in range(0, total, size):
             rows = np.minimum(np.arange(at, at + size), total - 1)
             valid = np.arange(at, at + size) < total
-            host = [{"id": f"{r:03d}", "patient_id": f"p{r // 2}", "targets": NAMES} for r in rows[valid]]
+            host = [{"id": f"{r:03d}", "patient_id": f"p{r // 2}"} for r in rows[valid]]
             yield {k: v[rows] for k, v in arrays.items()} | {"valid": valid.astype(np.float32), "host": host}
 
     return fresh
 
 
-def records(task, name, arrays):
+def records(task, name, arrays, folder=None):
     """Of a predictor that gives arrays["answer"]."""
-    run = task.make({name: lambda variables, batch: batch["answer"]}, resamples=RESAMPLES)
+    context = common.DEFAULT._replace(targets=NAMES, folder=folder, place={})
+    run = task.make({name: lambda variables, batch: batch["answer"]}, context, resamples=RESAMPLES)
     return {r["metric"]: r for r in run({}, batches(arrays))}
 
 
@@ -44,6 +45,23 @@ def test_classification_leaves_unknown_labels_out():
     np.testing.assert_allclose(out["accuracy"]["value"], np.mean([np.mean(r) for r in right if r]))
     low, high = out["auc_macro"]["ci"]
     assert low < out["auc_macro"]["value"] < high and "accuracy_top1" not in out
+
+
+def test_what_pages_and_comparisons_need_is_kept(tmp_path):
+    rng = np.random.default_rng(5)
+    labels, p = rng.integers(-1, 2, (12, 3)).astype(np.int8), rng.random((12, 3)).astype(np.float32)
+    records(classification, "classify", {"answer": p, "finding_labels": labels}, tmp_path)
+    masks = (rng.random((12, 4, 4, 3)) < 0.5).astype(np.int8)
+    dice = records(segmentation, "segment", {"answer": rng.random(masks.shape, np.float32), "masks": masks}, tmp_path)
+    grade = np.array([-1, 0, 1, 2] * 3, np.int8)
+    records(severity, "grade", {"answer": p / p.sum(1, keepdims=True), "grade": grade}, tmp_path)
+    files = kept.read_folder(tmp_path / "scores", {})
+    assert sorted(files) == ["classification", "segmentation", "severity"]
+    np.testing.assert_array_equal(files["classification"]["scores"], p)
+    np.testing.assert_array_equal(files["classification"]["labels"], labels)
+    assert list(files["classification"]["names"]) == list(NAMES) and len(set(files["classification"]["patient"])) == 6
+    np.testing.assert_allclose(files["segmentation"]["value_dice/b"].mean(), dice["dice/b"]["value"], rtol=1e-6)
+    assert files["severity"]["labels"].tolist() == np.eye(3, dtype=int)[grade[grade >= 0]].tolist()
 
 
 def test_classification_of_exclusive_classes_and_without_any_label():
