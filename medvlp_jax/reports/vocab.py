@@ -68,10 +68,7 @@ def entity_index(name: str) -> int:
     Raises:
       KeyError: no such entity, with the nearest names.
     """
-    if name not in _ENTITY_INDEX:
-        raise KeyError(f"unknown entity {name!r}, expected one of the {len(ENTITIES)} names of vocab.ENTITIES"
-                       + hint(name, ENTITIES))
-    return _ENTITY_INDEX[name]
+    return _index(name, _ENTITY_INDEX, "entity", "ENTITIES")
 
 
 def position_index(name: str) -> int:
@@ -80,10 +77,13 @@ def position_index(name: str) -> int:
     Raises:
       KeyError: no such position, with the nearest names.
     """
-    if name not in _POSITION_INDEX:
-        raise KeyError(f"unknown position {name!r}, expected one of the {len(POSITIONS)} names of vocab.POSITIONS"
-                       + hint(name, POSITIONS))
-    return _POSITION_INDEX[name]
+    return _index(name, _POSITION_INDEX, "position", "POSITIONS")
+
+
+def _index(name: str, table: dict[str, int], what: str, names: str) -> int:
+    if name not in table:
+        raise KeyError(f"unknown {what} {name!r}, expected one of the {len(table)} names of vocab.{names}" + hint(name, table))
+    return table[name]
 
 
 def _key(label: str) -> str:
