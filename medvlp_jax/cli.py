@@ -26,9 +26,12 @@ OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
 
 class _Words(tuple_parser.TupleParser):
-    """Tuples as Python writes them, and what people type: `a`, `a,b`, nothing at all, a pattern such as `^block_[01]{1,2}/`."""
+    """Tuples as Python writes them, and what people type: `a`, `a,b`, None or nothing at all, a pattern such as
+    `^block_[01]{1,2}/`."""
 
     def parse(self, argument):
+        if argument == "None":
+            return ()
         if isinstance(argument, str) and re.fullmatch(r"[a-z_]+(,[a-z_]+)*|", argument):
             return tuple(argument.split(",")) if argument else ()
         try:

@@ -83,6 +83,7 @@ def test_every_key_of_every_config_can_be_overridden(parse, path):
         ("('zeroshot', 'grounding')", ("zeroshot", "grounding")),
         ("", ()),
         ("()", ()),
+        ("None", ()),
         ("^text_encoder/block_[01]{1,2}/", ("^text_encoder/block_[01]{1,2}/",)),  # a pattern stays whole
     ],
 )
