@@ -1,35 +1,36 @@
 """The ablation runs, keeps what is done and tabulates it."""
-import copy
+import json
 
-import jax
 import pytest
 
 from medvlp_jax.bench import __main__ as bench
 from medvlp_jax.bench import ablation
-from tests import tiny
-
-pytestmark = pytest.mark.usefixtures("optax_promotion")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiles():
-    """Each program runs for one step: compiling is what takes the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_ablation_removes_terms_and_skips_finished_runs(tmp_path, monkeypatch, capsys):
-    small = tiny.config("mlip", **{"model/text/vocab_size": 0})
-    monkeypatch.setattr(ablation.mlip, "get_config", lambda variant: copy.deepcopy(small))
-    monkeypatch.setattr(ablation, "TERMS", ("knowledge_patch",))
-    bench.main(["ablation", "--steps=1", "--seeds=3", f"--out={tmp_path}"])
-    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    assert [r[0] for r in rows] == ["| removed", "| nothing", "| knowledge_patch"]
-    assert rows[2][1] == "-" and rows[2][3] == "-" and "±" in rows[2][2]  # nothing trains entity scores then
-    before = (tmp_path / "full-3" / "metrics.jsonl").stat().st_mtime_ns
-    ablation.run(tmp_path, "", 3, 1)
-    assert (tmp_path / "full-3" / "metrics.jsonl").stat().st_mtime_ns == before
+    """Training itself is stood in for: a weight of 0 is tested with the methods, whole runs in test_train_runs.py."""
+    trained = []
+
+    def train(config, folder):
+        trained.append((folder.name, config.seed, config.train.steps, [k for k, v in config.losses.items() if not v]))
+        (folder / "eval").mkdir(parents=True)
+        scores = {"auc_macro": 0.7 + 0.1 * config.seed} if config.losses.knowledge_patch else {}
+        lines = [{"task": "zeroshot", "metric": k, "value": v} for k, v in {**scores, "auc_macro_prompts": 0.6}.items()]
+        (folder / "eval" / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
+
+    monkeypatch.setattr(ablation.train, "train", train)
+    arguments = ["ablation", "--steps=1", "--seeds=0,1", f"--out={tmp_path}"]
+    bench.main(arguments)
+    assert trained[:3] == [("full-0", 0, 1, []), ("global_contrast-0", 0, 1, ["global_contrast"]),
+                           ("alignment-0", 0, 1, ["alignment"])]  # fmt: skip
+    assert len(trained) == 2 * 8
+    lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    rows = {line[0]: line[1:] for line in lines if len(line) == 5}
+    assert list(rows) == ["removed", "nothing", *ablation.TERMS]
+    assert rows["nothing"] == ["0.750 ± 0.050", "0.600 ± 0.000", "-", "-"]
+    assert rows["knowledge_patch"][:2] == ["-", "0.600 ± 0.000"]  # nothing trains entity scores then
+    bench.main(arguments)
+    assert len(trained) == 2 * 8
 
 
 def test_unknown_benchmark_lists_those_there_are():

@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import cv2
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -26,15 +25,16 @@ FINDINGS = ["effusion", "Cardiomegaly", "pneumothorax"]
 N = 19  # more than one batch of 16
 
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+
 @pytest.fixture(autouse=True, scope="module")
-def quick_compiles():
-    """These programs run once each, so compiling them is what takes the time; one text encoder serves all runs."""
-    jax.config.update("jax_disable_most_optimizations", True)
+def one_text_encoder():
+    """It serves all runs."""
     with pytest.MonkeyPatch.context() as patch:
         once = functools.cache(lambda make: make(tiny.run_config("medklip").knowledge, tokens.load()))
         patch.setattr(tables, "encoder", lambda k, fallback, make=tables.encoder: once(make))
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The linear probe: its solvers, its cache, its splits."""
 import json
 
-import jax
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -9,15 +8,7 @@ from sklearn.metrics import roc_auc_score
 from configs.tasks import linear
 from medvlp_jax import probe
 
-pytestmark = pytest.mark.usefixtures("optax_promotion")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiles():
-    """These programs run once each, so compiling them is what takes the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("optax_promotion", "quick_compiles")
 
 
 def split(n, seed, unknown=0.0):

@@ -26,8 +26,8 @@ def command(workdir, method, *options):
     flags = [f"--config=tests/tiny_config.py:{method}", f"--workdir={workdir}", f"--config.train.steps={STEPS}"]
     flags += ["--config.train.checkpoint_every=3", "--config.evals.tasks=('zeroshot',)", "--config.evals.figures=False"]
     environment = {
-        **os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "programs"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        **os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }  # fmt: skip
     return subprocess.Popen([sys.executable, "-m", "medvlp_jax.train", *flags, *options], cwd=ROOT, env=environment,
@@ -80,13 +80,6 @@ def test_sigterm_saves_and_ends_cleanly(tmp_path):
     step = checkpoint.steps(tmp_path / "run")[-1]
     assert f"signal 15: step {step} is saved" in output and "start again to resume" in output
     assert records(tmp_path / "run")[-1]["step"] == step and not (tmp_path / "run" / "eval").exists()
-
-
-@pytest.fixture(scope="module")
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.usefixtures("optax_promotion", "quick_compiles")

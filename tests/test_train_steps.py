@@ -10,7 +10,7 @@ import pytest
 from medvlp_jax import optim, sharding, train, trees
 from tests import tiny
 
-pytestmark = pytest.mark.usefixtures("optax_promotion")
+pytestmark = pytest.mark.usefixtures("optax_promotion", "quick_compiles")
 METHODS = ("medklip", "mlip")
 LAYOUTS = {
     "1": (1, {"data": 1}, "replicated"),
@@ -21,14 +21,6 @@ EMBED = 24  # a width that no other array of the tiny MLIP has
 RATE = 1e-3
 # A bias before a normalisation, and an attention's key bias, change no loss: their gradient is rounding, which AdamW scales up.
 WITHOUT_EFFECT = re.compile(r"_head/dense\d/bias$|/key/bias$")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiles():
-    """Every program runs for a few steps: compiling is what takes the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def schedule(step):

@@ -11,17 +11,9 @@ from medvlp_jax import checkpoint, cli, experiment, initial_weights, metrics, tr
 from tests import tiny
 from tests.models import filled
 
-pytestmark = pytest.mark.usefixtures("optax_promotion")
+pytestmark = pytest.mark.usefixtures("optax_promotion", "quick_compiles")
 KINDS = {"linear": "classify", "finetune": "classify", "segment": "segment", "detect": "detect", "severity": "grade"}
 VIT = {"name": "vit", "patch_size": 8, "width": 16, "depth": 1, "num_heads": 2, "mlp_dim": 32, "init": ""}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiles():
-    """These programs run once each, so compiling them is what takes the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def config(name, **overrides):

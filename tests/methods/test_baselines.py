@@ -9,16 +9,9 @@ from medvlp_jax import checkpoint, train, trees
 from tests import tiny
 from tests.models import filled
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 TERMS = {"mgca": ["alignment", "category", "global_contrast"], "convirt": ["global_contrast"]}
 PREDICTS = {"mgca": {"embed_image", "embed_text", "embed_patches"}, "convirt": {"embed_image", "embed_text"}}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiles():
-    """These programs run once each, so compiling them is what takes the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from medvlp_jax.methods import transfer
 from medvlp_jax.models import detector
 from tests.models import filled
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 TRUNKS = {
     "vit": {"name": "vit", "patch_size": 8, "width": 16, "depth": 1, "num_heads": 2, "mlp_dim": 32, "init": ""},
     "resnet": {"name": "resnet", "depth": 18, "width": 8, "num_stages": 2, "patch_stem": True, "init": ""},
@@ -26,14 +27,6 @@ HEADS = {
 }
 ROWS, SIZE, C = 4, 32, 3
 CELLS = detector.cells([(8, 8)], (((0.3, 0.3), (0.6, 0.4)),))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiles():
-    """These programs run once each, so compiling them is what takes the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def config(kind, trunk, freeze=()):

@@ -26,17 +26,15 @@ from tests.weights import torch_models  # noqa: E402
 ROOT = Path(__file__).parents[2]
 VIT = dict(patch_size=8, width=32, depth=2, num_heads=4, mlp_dim=64)
 BERT = dict(vocab_size=60, width=32, depth=2, num_heads=4, mlp_dim=64, max_positions=24)
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 IMAGE = np.random.RandomState(0).randn(2, tiny.SIZE, tiny.SIZE, 3).astype(np.float32)
 WIDE = np.random.RandomState(1).randn(1, 24, 48, 3).astype(np.float32)  # another size than that of training
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """One call of every function: compiling well costs more than it saves, and so do torch's threads."""
+def one_thread():
+    """One call of every function: torch's threads cost more than they save."""
     torch.set_num_threads(1)
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def command(*arguments):
