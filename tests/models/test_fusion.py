@@ -64,12 +64,13 @@ def test_golden_forward_and_gradients(case):
     _, model, params, queries, memory, probe, z = case
 
     def loss(params, queries, memory):
-        x, out = model.apply({"params": params}, queries, memory, train=True)
-        return (x * probe).sum(), (x, out["attention"])
+        (x, out), inside = model.apply({"params": params}, queries, memory, train=True, capture_intermediates=True)
+        return (x * probe).sum(), (x, out["attention"], inside["intermediates"]["layer0"]["__call__"][0][0])
 
     step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
-    (value, (x, maps)), (d_params, d_queries, d_memory) = step(params, queries, memory)
+    (value, (x, maps, first)), (d_params, d_queries, d_memory) = step(params, queries, memory)
     assert golden.relative_l2(batch_first(x), z["out"]) < 1e-6
+    assert golden.relative_l2(batch_first(first), z["layer0_out"]) < 1e-6
     assert maps.shape == (3, 2, 5, 9)
     for i in range(2):
         assert golden.relative_l2(maps[:, i], z[f"ws_{i}"]) < 1e-6

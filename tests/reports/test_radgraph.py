@@ -5,7 +5,7 @@ import pytest
 
 from medvlp_jax.reports import radgraph
 from medvlp_jax.reports.lemmas import lemma
-from medvlp_jax.reports.triplets import existence_labels, presence
+from medvlp_jax.reports.triplets import candidate_positions, existence_labels, presence
 from tests import golden
 
 
@@ -60,7 +60,10 @@ def test_published_matrix_and_labels(case):
     assert list(by_study) == meta["study_ids"]
     matrix = np.stack([presence(mentions) for mentions in by_study.values()])
     np.testing.assert_array_equal(matrix, out["adj_matrix"])
-    np.testing.assert_array_equal(np.stack([existence_labels(m) for m in matrix]), out["exist_labels"])
+    labels = np.stack([existence_labels(m) for m in matrix])
+    np.testing.assert_array_equal(labels, out["exist_labels"])
+    first = np.stack([candidate_positions(m, np.random.default_rng(0))[:, 0] for m in matrix])
+    np.testing.assert_array_equal(np.where(labels == 1, first, -1), out["positive_index"])
 
 
 def test_honest_variant_keeps_sentences_and_uncertainty(case):

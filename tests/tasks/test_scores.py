@@ -31,11 +31,18 @@ def test_golden_zero_shot(case):
     np.testing.assert_allclose([f[0] for f in found], want["zs/max_f1"], atol=1e-6)
     np.testing.assert_allclose([f[1] for f in found], want["zs/acc"], atol=1e-6)
     np.testing.assert_allclose([f[2] for f in found], want["zs/max_f1_threshold"], atol=1e-7)
+    means = [np.mean([scores.auc(labels[:, c], p[:, c]) for c in range(14)]), *np.mean(found, 0)[:2]]
+    np.testing.assert_allclose(means, [want[f"zs/{k}_mean"] for k in ("auroc", "f1", "acc")], atol=1e-6)
+
+
+def golden_maps(inputs):
+    """Mean over layers of the attention of query 20, (10, 196)."""
+    return np.mean([softmax(inputs[f"metrics/gr_ws_logits_{k}"].astype(np.float64)) for k in range(4)], 0)[:, 20]
 
 
 def golden_pairs(case):
     meta, _, inputs, want = case
-    maps = np.mean([softmax(inputs[f"metrics/gr_ws_logits_{k}"].astype(np.float64)) for k in range(4)], 0)[:, 20]
+    maps = golden_maps(inputs)
     for i, box in enumerate(meta["gr_boxes_xywh"]):
         if inputs["metrics/gr_labels"][i, 0] == 1:
             boxes = [box] + ([[150, 10, 50, 30]] if i == 7 else [])
@@ -44,6 +51,8 @@ def golden_pairs(case):
 
 def test_golden_grounding(case):
     want, iou, dice, hits = case[3], [], [], 0
+    maps = golden_maps(case[2]).reshape(-1, 14, 14)
+    np.testing.assert_allclose(maps, want["gr/pred_map_14"], atol=1e-7)
     for heat, mask in golden_pairs(case):
         true, size, _ = scores.cell_truth(mask, (14, 14))
         i, d = scores.map_overlap(heat, true, size, scores.PUBLISHED_MAP_THRESHOLD)
@@ -53,6 +62,8 @@ def test_golden_grounding(case):
     np.testing.assert_allclose(iou, want["gr/iou"], atol=1e-6)
     np.testing.assert_allclose(dice, want["gr/dice"], atol=1e-6)
     assert hits == int(want["gr/point_hits"]) and len(iou) == int(want["gr/total"])
+    means = [np.mean(iou), np.mean(dice), hits / len(iou)]
+    np.testing.assert_allclose(means, [want[f"gr/{k}"] for k in ("iou_mean", "dice_mean", "point_score")], atol=1e-6)
 
 
 def test_golden_constant_map_hits_by_the_published_rule_only(case):
@@ -74,6 +85,7 @@ def test_golden_segmentation(case):
     np.testing.assert_allclose(dice, want["seg/dice_per_sample"], atol=1e-6)
     np.testing.assert_allclose(got, want["seg/dice_neg_pos_nneg_npos"], atol=1e-6)
     np.testing.assert_allclose(scores.segmentation_iou_published(p, mask), want["seg/miou_per_sample"], atol=1e-6)
+    np.testing.assert_allclose(scores.segmentation_iou_published(p, mask).mean(), want["seg/miou"], atol=1e-6)
     np.testing.assert_allclose(scores.segmentation_fbeta(p, mask).mean(), want["seg/fbeta2"], atol=1e-6)
 
 
