@@ -24,8 +24,9 @@ def base(variant: str, workload: str) -> ConfigDict:
     c.sharding = "replicated"  # or "fsdp": parameters and optimizer state split over the fsdp axis
 
     c.data = d = ConfigDict()
-    d.name = "phantom"  # the embedded synthetic radiographs; "manifest" for your own images
-    d.path = ""  # manifest: the CSV or JSONL
+    d.name = "phantom"  # the embedded synthetic radiographs; manifest, prepared, mixture, or a name of data/README.md
+    d.path = ""  # manifest: the CSV or JSONL; prepared: the folder; a data set: its root
+    d.mixture = ()  # name "mixture": (name, path, weight) of each part; weight 2 = its examples are seen twice as often
     d.root = ""  # manifest: folder the image paths are relative to; empty = the manifest's own
     d.phantom_sizes = ConfigDict({"train": 20_000, "val": 512, "test": 1024})
     d.cache = False  # keep decoded (phantom: drawn) images in memory

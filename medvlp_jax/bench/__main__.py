@@ -2,7 +2,7 @@
 import importlib
 import sys
 
-NAMES = ("phantom", "ablation")
+NAMES = ("phantom", "ablation", "input", "reports")
 
 
 def main(argv: list[str]) -> None:

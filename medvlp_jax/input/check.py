@@ -86,19 +86,27 @@ def check(source: ManifestSource, max_bad_share: float = 0.05, threads: int = 4,
 def _look(source: ManifestSource, index: int, targets) -> tuple[str | None, str, list[str], bool, str]:
     """One row -> (why it is left out or None, its image path, labels without entity, report too short, detail)."""
     row = source.table[source.rows[index]]
-    labels, masks = label_names(row), mask_paths(row)
-    unknown = [name for name in labels if vocab.lookup(name) is None and name not in targets]
-    has_text = bool(source.text(index))
-    is_short = not has_text and bool(str(row.get("report") or "").strip())
     reason, detail = _look_at_files(source, index, row)
-    severity = parse_json(row, "severity", {})
-    useful = has_text or len(unknown) < len(labels) or parse_json(row, "boxes", []) or masks or row.get("absent") or severity
+    useless, unknown, is_short = look_at_text(source, row, targets)
+    return reason or useless, str(row.get("image") or "").strip(), unknown, is_short, detail
+
+
+def look_at_text(source: ManifestSource, row: dict, targets=()) -> tuple[str | None, list[str], bool]:
+    """What a row says, without its files -> (why there is nothing to learn from it or None, labels without entity, whether it
+    has a report that is too short)."""
+    labels = label_names(row)
+    unknown = [name for name in labels if vocab.lookup(name) is None and name not in targets]
+    has_text = bool(source.text_of(row))
+    is_short = not has_text and bool(str(row.get("report") or "").strip())
+    useful = (has_text or len(unknown) < len(labels) or parse_json(row, "boxes", []) or mask_paths(row) or row.get("absent")
+              or parse_json(row, "severity", {}))
     told = {"report", "labels", "absent", "boxes", "mask", "masks", "severity"} & set(source.table.columns)
-    if reason is None and not useful and told:
+    reason = None
+    if not useful and told:
         reason = "no report, label, box or mask"
         if labels or is_short:
             reason = "only unknown labels" if labels else "report empty or one word"
-    return reason, str(row.get("image") or "").strip(), unknown, is_short, detail
+    return reason, unknown, is_short
 
 
 def _look_at_files(source: ManifestSource, index: int, row: dict) -> tuple[str | None, str]:

@@ -3,6 +3,8 @@ import json
 
 from medvlp_jax.reports import vocab
 
+_BOXES = '[{"label": "Effusion", "x": 1, "y": 2, "w": 30, "h": 40}]'
+
 
 def entity_name(label: str) -> str:
     """The entity a box or mask shows, or the label itself where no entity fits ("Left Lung")."""
@@ -25,7 +27,7 @@ def parse_json(row: dict, column: str, default):
     """A column that holds JSON, as text or decoded already; `default` (a list or dict) where it is empty.
 
     Raises:
-      ValueError: not JSON of the type of `default`, or a box without label, x, y, w, h.
+      ValueError: not JSON of the type of `default`, a box without label, x, y, w, h, or a mention outside the vocabulary.
     """
     value = row.get(column) or default
     try:
@@ -35,9 +37,13 @@ def parse_json(row: dict, column: str, default):
         if column == "boxes":
             for box in value:
                 [float(box[k]) for k in "xywh"], str(box["label"])
+        if column == "mentions":
+            for entity, position, exists in value:
+                if vocab.entity_index(entity) < 0 or vocab.position_index(position) < 0 or exists not in (0, 1, 2):
+                    raise ValueError(f"{exists!r} is not 0, 1 or 2")
     except (ValueError, TypeError, KeyError) as e:
-        raise ValueError(f"column {column!r} is not as expected ({type(e).__name__}: {e}); "
-                         'expected e.g. [{"label": "Effusion", "x": 1, "y": 2, "w": 30, "h": 40}]') from None
+        like = '[["effusion", "left_pleural", 1]]' if column == "mentions" else _BOXES
+        raise ValueError(f"column {column!r} is not as expected ({type(e).__name__}: {e}); expected e.g. {like}") from None
     return value
 
 

@@ -117,3 +117,16 @@ def _first(value) -> float | None:
     if value is None or value == "":
         return None
     return float(value[0] if hasattr(value, "__len__") and not isinstance(value, str) else value)
+
+
+def view(data: bytes) -> str:
+    """ViewPosition of a DICOM file ("PA"); "" where it has none, or is no DICOM file. Nothing else of it is read."""
+    if data[128:132] != b"DICM":
+        return ""
+    import pydicom
+
+    try:
+        file = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=["ViewPosition"])
+    except Exception:  # as in `decode`, which will say what is wrong with the file
+        return ""
+    return str(file.get("ViewPosition") or "").strip().upper()

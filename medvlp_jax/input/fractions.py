@@ -17,6 +17,8 @@ class Subset:
     def __init__(self, source, rows):
         self.source, self.rows = source, np.asarray(rows, np.int64)
         self.split = source.split
+        if hasattr(source, "weights"):  # a mixture stays one
+            self.weights, self.groups = source.weights, source.groups[self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -1,7 +1,7 @@
 """The user's own data: a CSV or JSONL of image paths, reports, labels, boxes and masks (columns: `rows.COLUMNS`).
 
 How a row becomes a presence matrix (51 positions x 75 entities; -1 not mentioned, 0 absent, 1 present, 2 uncertain):
-- a report is read by the report filter (reports.rules, reports.triplets);
+- a report is read by the report filter (reports.rules, reports.triplets), unless column `mentions` says what is in it;
 - a listed label is 1 at position `unspecified`, whatever the report says;
 - a label listed in column `absent` is 0 there, one in `uncertain` 2;
 - where the label list is complete, a label that it does not list is 0: see `ManifestSource`, closed_world.
@@ -20,8 +20,8 @@ from medvlp_jax.input.masks import Masks
 from medvlp_jax.input.rows import Rows, Table
 from medvlp_jax.reports import rules, sections, triplets, vocab
 
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
-          "test": "test", "testing": "test"}
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val",
+          "dev": "val", "test": "test", "testing": "test"}
 UNSPECIFIED = vocab.position_index("unspecified")
 # Entities of which a label list says nothing when it does not name them.
 _CATCH_ALL = {vocab.TAIL, vocab.EXCLUDED}
@@ -60,7 +60,7 @@ class ManifestSource:
         self.table = path if isinstance(path, Rows) else Table(path, columns)
         self.split, self.closed_world, self.report_sections = split, closed_world, tuple(report_sections)
         self.root = Path(os.path.abspath(self.table.path.parent if root is None else Path(root).expanduser()))
-        splits, self.spaces = _scan(self.table, ratios)
+        splits, self.spaces = scan(self.table, ratios)
         self.rows = np.flatnonzero(splits == split) if split != "all" else np.arange(len(splits))
         if not len(self.rows):
             found = ", ".join(f"{name}: {int((splits == name).sum())}" for name in ("train", "val", "test"))
@@ -86,9 +86,10 @@ class ManifestSource:
 
     def text(self, index: int) -> str:
         """The sections of the report that are used; "" if there is none or it has fewer than two words."""
-        return self._text(self.table[self.rows[index]])
+        return self.text_of(self.table[self.rows[index]])
 
-    def _text(self, row: dict) -> str:
+    def text_of(self, row: dict) -> str:
+        """As `text`, of a row of the table."""
         raw = str(row.get("report") or "").strip()
         text = sections.report_text(raw, self.report_sections) if raw else ""
         return text if len(text.split()) >= MIN_WORDS else ""
@@ -150,7 +151,7 @@ class ManifestSource:
             "id": str(row["image"]),
             "patient_id": str(row.get("patient_id") or ""),
             "image": image,
-            "report": self._text(row),
+            "report": self.text_of(row),
             "presence": self._cached_presence(index, row),
             **self._truth(row),
             "masks": masks,
@@ -160,7 +161,7 @@ class ManifestSource:
     def _closed(self, row: dict) -> bool:
         if label_names(row, "absent"):
             return False
-        return self.closed_world == "always" or (self.closed_world == "auto" and not self._text(row))
+        return self.closed_world == "always" or (self.closed_world == "auto" and not self.text_of(row))
 
     def _finding_labels(self, row: dict) -> dict[str, int]:
         """{label: 1 listed, 0 known to the source but not listed}. An entity's own name counts as listed where a special case
@@ -185,8 +186,11 @@ class ManifestSource:
 
     def presence(self, row: dict) -> np.ndarray:
         """Presence matrix int8 (A, K) of a row, from its report and its labels (see the head of this file)."""
-        text = self._text(row)
-        if text:
+        text = self.text_of(row)
+        if row.get("mentions") not in (None, ""):
+            told = (triplets.Mention(*mention, 0, 0) for mention in parse_json(row, "mentions", []))
+            out = triplets.presence(told).astype(np.int8)
+        elif text:
             out = triplets.presence(rules.extract(text)).astype(np.int8)
         else:
             out = np.full((len(vocab.POSITIONS), len(vocab.ENTITIES)), -1, np.int8)
@@ -221,8 +225,7 @@ class ManifestSource:
 
 
 
-
-def _scan(table: Table, ratios) -> tuple[np.ndarray, dict[str, set[str]]]:
+def scan(table: Table, ratios=(0.8, 0.1)) -> tuple[np.ndarray, dict[str, set[str]]]:
     """One pass over the table -> split name of each row (n,), {source: label names}. Checks patients and JSON columns."""
     splits, spaces, first = [], {}, {}
     for row, line in zip(table, table.lines.tolist(), strict=True):
@@ -232,6 +235,7 @@ def _scan(table: Table, ratios) -> tuple[np.ndarray, dict[str, set[str]]]:
             parse_json(row, "boxes", [])
             parse_json(row, "masks", {})
             parse_json(row, "severity", {})
+            parse_json(row, "mentions", [])
         except ValueError as e:
             raise ValueError(f"{table.path.name}, line {line}: {e}") from None
         if "split" in table.columns:

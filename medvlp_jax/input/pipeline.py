@@ -159,10 +159,26 @@ def train_iterator(source, tokenizer, options: Options = DEFAULTS, *, batch_size
     if not flags.FLAGS.is_parsed():  # grain reads flags; a program without absl.app has not parsed any
         flags.FLAGS.mark_as_parsed()
     rows = choose_rows(source, options.require_report)
-    stream = grain.MapDataset.range(len(rows)).seed(seed).shuffle().repeat(None)
-    stream = stream.random_map(Loader(source, rows, tokenizer, options))
+    stream = order(source, rows, seed).random_map(Loader(source, rows, tokenizer, options))
     identity = {"source": source.fingerprint, "examples": len(rows), "seed": seed}
     return TrainIterator(stream, identity, batch_size, process_index, process_count, workers, threads, max_bad)
+
+
+def order(source, rows: np.ndarray, seed: int):
+    """Indices into `rows` without end: every epoch each once, in a new order.
+
+    A source with `groups` (N,) and unequal `weights` of them is a mixture: each group goes through epochs of its own, and of
+    any stretch of the stream group g has nearly a share of weights[g] times its size.
+    """
+    weights = getattr(source, "weights", (1.0,))
+    if len(set(weights)) == 1:
+        return grain.MapDataset.range(len(rows)).seed(seed).shuffle().repeat(None)
+    groups = np.asarray(source.groups)[rows]
+    members = {g: np.flatnonzero(groups == g) for g in range(len(weights))}
+    members = {g: some for g, some in members.items() if len(some)}
+    endless = [grain.MapDataset.source(some.tolist()).seed((seed + g) % 2**32).shuffle().repeat(None)
+               for g, some in members.items()]  # fmt: skip
+    return grain.MapDataset.mix(endless, [weights[g] * len(some) for g, some in members.items()]).seed(seed)
 
 
 def images_per_second(iterator, batches: int = 10, warmup: int = 2) -> float:

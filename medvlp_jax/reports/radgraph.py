@@ -87,17 +87,32 @@ def itemise(entry: Mapping, published: bool = False) -> list[Item]:
       ValueError: the entry lacks a field, with what it has.
       KeyError: an entity starts beyond the end of the text.
     """
-    if "text" not in entry or "entities" not in entry:
-        raise ValueError(f"a RadGraph entry needs 'text' and 'entities', this one has {sorted(entry)}")
+    found = (entry.get("text"), entry.get("entities")) if isinstance(entry, Mapping) else (None, None)
+    if not isinstance(found[0], str) or not isinstance(found[1], Mapping):
+        raise ValueError("a RadGraph entry needs 'text' and 'entities', this one has "
+                         f"{sorted(entry) if isinstance(entry, Mapping) else type(entry).__name__}")
     sentences = sentence_of_tokens(entry["text"], published)
     rows = []
     for key, e in entry["entities"].items():
-        if not 0 <= e["start_ix"] < len(sentences):
-            raise KeyError(f"entity {key} ({e['tokens']!r}) starts at token {e['start_ix']}, but the text has "
-                           f"{len(sentences)} tokens")
-        rows += [Item(key, e["tokens"], e["start_ix"], _LONG_LABELS.get(e["label"], e["label"]), relation, target,
-                      sentences[e["start_ix"]]) for relation, target in e["relations"] or [("", "")]]
+        tokens, label, start, relations = _fields(key, e)
+        if not 0 <= start < len(sentences):
+            raise KeyError(f"entity {key} ({tokens!r}) starts at token {start}, but the text has {len(sentences)} tokens")
+        rows += [Item(key, tokens, start, _LONG_LABELS.get(label, label), relation, target, sentences[start])
+                 for relation, target in relations or [("", "")]]
     return rows
+
+
+def _fields(key: str, e) -> tuple[str, str, int, list]:
+    """tokens, label, start_ix and relations of an entity. Raises a ValueError where they are not of their kind."""
+    try:
+        tokens, label, start, end, relations = (e[k] for k in ("tokens", "label", "start_ix", "end_ix", "relations"))
+        relations = [(str(relation), str(target)) for relation, target in relations]
+        if not isinstance(tokens, str) or not isinstance(label, str) or not start <= end:
+            raise ValueError(f"tokens {tokens!r}, label {label!r}, tokens {start} to {end}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"RadGraph entity {key} is not as expected ({type(error).__name__}: {error}); expected tokens, label, "
+                         "start_ix, end_ix and relations [[name, entity], ...]") from None
+    return tokens, label, start, relations
 
 
 def _observe_sentence(rows: list[Item]) -> list[Observation]:

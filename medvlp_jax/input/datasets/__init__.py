@@ -4,7 +4,7 @@ data/README.md says for each where to get it, what is expected below the root, a
 """
 from pathlib import Path
 
-from medvlp_jax.input.datasets import labels, places
+from medvlp_jax.input.datasets import labels, mimic, places
 from medvlp_jax.input.rows import Rows
 
 # name -> root -> rows (dicts with keys of rows.COLUMNS); all splits
@@ -12,14 +12,14 @@ READERS = {
     "chestxray14": labels.chestxray14, "chexpert": labels.chexpert, "chexpert5x200": labels.chexpert5x200,
     "covidx": labels.covidx, "edema_severity": labels.edema_severity, "openi": labels.openi, "padchest": labels.padchest,
     "rsna": places.rsna, "siim": places.siim, "covid_rural": places.covid_rural, "object_cxr": places.object_cxr,
-    "chestxdet10": places.chestxdet10, "ms_cxr": places.ms_cxr, "vindr": places.vindr,
+    "chestxdet10": places.chestxdet10, "ms_cxr": places.ms_cxr, "vindr": places.vindr, "mimic_cxr": mimic.mimic_cxr,
 }  # fmt: skip
 
 
-def read(name: str, root: str | Path) -> Rows:
-    """All rows of the data set `name` below `root`, each with `source` = name.
+def read(name: str, root: str | Path, **options) -> Rows:
+    """All rows of the data set `name` below `root`, each with `source` = name. options: of the reader, such as `reports`.
 
     Raises:
       FileNotFoundError: a file of the official layout is missing. ValueError: a column or value that was not expected.
     """
-    return Rows(({**row, "source": name} for row in READERS[name](Path(root).expanduser())), name)
+    return Rows(({**row, "source": name} for row in READERS[name](Path(root).expanduser(), **options)), name)

@@ -44,8 +44,25 @@ def _chexpert_row(row: dict, names, folders: set[str]) -> dict:
     return {"image": path, **named, "patient_id": found[0] if found else path}
 
 
-def chexpert(root: Path):
-    """CheXpert: train.csv, valid.csv and, where there is one, test.csv; without it valid.csv is the test."""
+_PLUS = "df_chexpert_plus_*.csv"
+
+
+def _plus_reports(path: Path) -> dict[str, str]:
+    """{"train/patient1/study1": findings and impression} of CheXpert Plus."""
+    out = {}
+    for row in table(path, "path_to_image", "section_findings", "section_impression"):
+        parts = [f"{name.upper()}: {row[f'section_{name}']}" for name in ("findings", "impression") if row[f"section_{name}"]]
+        out[row["path_to_image"].rpartition("/")[0]] = "\n".join(parts)
+    return out
+
+
+def chexpert(root: Path, reports: str | Path = ""):
+    """CheXpert: train.csv, valid.csv and, where there is one, test.csv; without it valid.csv is the test.
+
+    reports: the table of CheXpert Plus, df_chexpert_plus_*.csv; it is taken without asking where it lies in `root`.
+    """
+    plus = [Path(reports)] if reports else sorted(root.glob(_PLUS))
+    texts = _plus_reports(find(plus[0].parent, plus[0].name)) if plus else {}
     base = find(root, "train.csv", "CheXpert-v1.0*/train.csv").parent
     has_test, folders = (base / "test.csv").is_file(), {path.name for path in root.iterdir()}
     columns = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CHEXPERT)
@@ -55,7 +72,9 @@ def chexpert(root: Path):
             split = {"train": "train", "valid": "val", "test": "test"}[name] if has_test else official(
                 name == "valid", "chexpert", out["patient_id"])  # fmt: skip
             view = row.get("AP/PA") or row.get("Frontal/Lateral") or ""
-            yield {**out, "split": split, "view": view, "sex": row.get("Sex", ""), "age": row.get("Age", "")}
+            study = re.sub(r"^CheXpert-v1\.0[^/]*/", "", row["Path"]).rpartition("/")[0]
+            yield {**out, "split": split, "view": view, "sex": row.get("Sex", ""), "age": row.get("Age", ""),
+                   **({"report": texts.get(study, ""), "study_id": study} if plus else {})}  # fmt: skip
 
 
 def chexpert5x200(root: Path):

@@ -1,5 +1,6 @@
 """What the readers of published data sets share: files and columns that must be there, an index of images, splits."""
 import csv
+import gzip
 import json
 import os
 from collections.abc import Iterator
@@ -23,12 +24,13 @@ def find(root: Path, *names: str) -> Path:
 
 
 def table(path: Path, *columns: str, delimiter: str = ",", names: tuple[str, ...] = ()) -> Iterator[dict]:
-    """Rows of a CSV with a header (or with the column `names`), white space around names and values removed.
+    """Rows of a CSV (or .csv.gz) with a header (or with the column `names`), white space around names and values removed.
 
     Raises:
       ValueError: one of `columns` is missing, or a row is too short; names what was expected.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file, delimiter=delimiter)
         header = [name.strip() for name in names or next(reader, [])]
         if missing := [c for c in columns if c not in header]:

@@ -210,5 +210,5 @@ def test_by_name_from_a_config(tmp_path):
     with pytest.raises(ValueError, match="data.name=chestxray14 needs --config.data.path=ROOT"):
         sources.make(data, "test", 0)
     data.name = "chestxray15"
-    with pytest.raises(ValueError, match="unknown data.name 'chestxray15'; known: phantom, manifest, chestxdet10, chestxray14"):
+    with pytest.raises(ValueError, match="unknown data.name 'chestxray15'; known: phantom, manifest, prepared, mixture, "):
         sources.make(data, "test", 0)

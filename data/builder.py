@@ -1,0 +1,35 @@
+"""The same examples through TFDS's own commands, for who prefers them to data.prepare (which is restartable and parallel):
+
+    tfds build data/chestxray14 --manual_dir=ROOT --file_format=array_record
+"""
+import tensorflow_datasets as tfds
+
+from data import features, shards
+from medvlp_jax.input import datasets
+from medvlp_jax.input.manifest import ManifestSource, scan
+
+
+class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A data set of datasets.READERS by the name of the builder, in its own splits, 256 px on the long side."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "--manual_dir is the root of the data set in its official layout, see data/README.md."
+    SETTINGS = shards.Settings()
+
+    def _info(self):
+        return tfds.core.DatasetInfo(builder=self, features=features.features(), description=self.__doc__)
+
+    def _split_generators(self, dl_manager):
+        rows = datasets.read(self.name, dl_manager.manual_dir)
+        s = self.SETTINGS
+        source = ManifestSource(rows, "all", dl_manager.manual_dir, closed_world=s.closed_world, report_sections=s.sections)
+        splits, _ = scan(rows)
+        names = dict.fromkeys(splits.tolist())
+        return {name: self._generate_examples(source, (splits == name).nonzero()[0]) for name in names}
+
+    def _generate_examples(self, source, indices):
+        for index in indices.tolist():
+            try:
+                yield index, features.plain(shards.example(source, index, self.SETTINGS))
+            except shards.Drop:
+                continue

@@ -1,0 +1,6 @@
+"""Open-I (Indiana University) for TFDS; layout and terms: data/README.md."""
+from data import builder
+
+
+class Builder(builder.Builder):
+    """Open-I (Indiana University): radiographs, reports where there are any, and presence of 75 entities at 51 positions."""

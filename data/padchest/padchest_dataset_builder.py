@@ -1,0 +1,6 @@
+"""PadChest for TFDS; layout and terms: data/README.md."""
+from data import builder
+
+
+class Builder(builder.Builder):
+    """PadChest: radiographs, reports where there are any, and presence of 75 entities at 51 positions."""

@@ -1,0 +1,100 @@
+"""What is to be made: the rows of a data set, in splits and shards, the same at every start."""
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from data.shards import Job, Settings, write
+from medvlp_jax.input import datasets, manifest
+from medvlp_jax.input.rows import Table
+
+SPLITS = ("train", "val", "test")
+BYTES_PER_PIXEL = 0.19  # of a grey JPEG of a radiograph, quality 95; for the number of rows of a shard only
+
+
+class Plan:
+    """Rows of a data set in shards; `jobs` are made one at a time, since all rows at once may be gigabytes.
+
+    Args:
+      dataset: a name of datasets.READERS, or "manifest".
+      src: root of the data set, or the manifest.
+      out: folder of the prepared data set.
+      settings: what shapes an example.
+      split: "official" (what the reader or the column says, else by hash) or "patient" (by hash of the patient, 80/10/10).
+      shard_mb: rough size of a shard.
+      root, options: folder that the manifest's paths are relative to; options of the reader (reports, radgraph, labels).
+
+    Raises:
+      FileNotFoundError, ValueError: as the reader raises; a patient in two splits.
+    """
+
+    def __init__(self, dataset: str, src, out, settings: Settings, split: str = "official", shard_mb: float = 100.0, root=None,
+                 **options):
+        if dataset != "manifest" and dataset not in datasets.READERS:
+            raise ValueError(f"unknown --dataset={dataset}; known: manifest, {', '.join(sorted(datasets.READERS))}")
+        src = Path(src).expanduser()
+        self.dataset, self.out, self.settings = dataset, Path(out).expanduser().absolute(), settings
+        self.table = Table(src) if dataset == "manifest" else datasets.read(dataset, src, **options)
+        self.root = os.path.abspath(Path(root).expanduser() if root else src.parent if dataset == "manifest" else src)
+        if split == "patient":
+            self.table.columns.pop("split", None)
+        splits, self.spaces = manifest.scan(self.table)
+        first = _first_of_each(self.table)
+        self.twice = [int(self.table.lines[i]) for i in np.flatnonzero(~first)]
+        per_shard = max(int(shard_mb * 1e6 / (settings.size**2 * BYTES_PER_PIXEL)), 1)
+        self.shards = []  # (file, split, indices of rows)
+        for name in SPLITS:
+            rows = np.flatnonzero((splits == name) & first)
+            parts = [rows[k : k + per_shard] for k in range(0, len(rows), per_shard)]
+            self.shards += [(f"{dataset}-{name}.array_record-{i:05d}-of-{len(parts):05d}", name, part)
+                            for i, part in enumerate(parts)]  # fmt: skip
+        used = {k: (Path(v).name if k != "labels" else v) for k, v in options.items() if v}
+        self.options = {"dataset": dataset, **settings._asdict(), "split": split, "shard_mb": shard_mb, **used}
+
+    def identity(self) -> dict:
+        """What a started preparation must agree with to be continued."""
+        digest = hashlib.sha256()
+        for row in self.table:
+            digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+        options = json.loads(json.dumps(self.options))
+        return {"options": options, "rows": digest.hexdigest(), "shards": [[f, s, len(rows)] for f, s, rows in self.shards]}
+
+    def begin(self) -> None:
+        """Writes plan.json, or compares with the one that is there.
+
+        Raises:
+          ValueError: the folder holds something else, or what was begun with other options or data.
+        """
+        (self.out / "work").mkdir(parents=True, exist_ok=True)
+        file, mine = self.out / "plan.json", self.identity()
+        if not file.is_file():
+            if found := sorted(p.name for p in self.out.iterdir() if p.name not in ("work", "plan.json"))[:5]:
+                raise ValueError(f"--out={self.out} holds other files ({', '.join(found)}); give an empty or new folder")
+            write(file, json.dumps(mine, indent=1))
+            return
+        before = json.loads(file.read_text(encoding="utf-8"))
+        if before != mine:
+            names = sorted({*before["options"], *mine["options"]})
+            changed = [f"{k} was {before['options'].get(k)!r}, now it is {mine['options'].get(k)!r}" for k in names
+                       if before["options"].get(k) != mine["options"].get(k)]  # fmt: skip
+            raise ValueError(f"--out={self.out} was begun with other {'options' if changed else 'rows'}: "
+                             f"{'; '.join(changed) or 'the source has changed'}. Give another --out, or delete that one")
+
+    def job(self, number: int) -> Job:
+        """Shard `number`, with its rows."""
+        file, split, rows = self.shards[number]
+        chosen, lines = [self.table[int(i)] for i in rows], [int(self.table.lines[i]) for i in rows]
+        return Job(str(self.out), file, split, chosen, lines, self.table.path.name, self.root, self.spaces,
+                   list(self.table.columns), self.settings)  # fmt: skip
+
+
+def _first_of_each(table) -> np.ndarray:
+    """Whether a row is the first with its image, bool (n,)."""
+    seen, out = set(), []
+    for row in table:
+        name = str(row.get("image") or "").strip()
+        out.append(name not in seen or not name)
+        seen.add(name)
+    return np.array(out, bool)

@@ -1,0 +1,170 @@
+"""Images a second of one core, from files to the device, beside a plain Pillow loader in the same run.
+
+    python -m medvlp_jax.bench input
+    python -m medvlp_jax.bench input --src=FOLDER       # your own JPEGs instead of synthetic ones
+
+Everything works in one thread and is measured in CPU seconds of this process, the runs of both loaders taking turns; the
+figure is the median turn. "Stages" times the parts of our rows one by one. How many cores a chip needs is arithmetic: its
+images a second (--chip_rates, an assumption that is printed) divided by those of a core.
+"""
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from medvlp_jax.bench import pil_loader
+from medvlp_jax.input import decode, pipeline, prepared, transforms
+from medvlp_jax.input.examples import DEFAULTS
+from medvlp_jax.input.manifest import ManifestSource
+from medvlp_jax.input.phantom import PhantomSource
+from medvlp_jax.input.randaugment import rand_augment
+
+MEDKLIP = DEFAULTS._replace(crop="random_resized", rand_augment=(2, 7), needs=())
+MLIP = DEFAULTS._replace(crop="random", fit="pad", frame=256, needs=())
+TARGETS = {("MedKLIP", "prepared"): 1500, ("MLIP", "prepared"): 5000, ("MLIP", "512"): 900}
+BATCH = 32
+
+
+def write_files(folder: Path, images: int, src: str) -> Path:
+    """JPEGs of 512 px on the long side and a manifest of them."""
+    paths = sorted(p for p in Path(src).rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))[:images] if src else []
+    if src and not paths:
+        raise ValueError(f"no .jpg below {src}")
+    phantom = None if src else PhantomSource("train", images, 0, 512)
+    lines = ["image,labels,split"]
+    for i in range(len(paths) or images):
+        pixels = decode.decode(paths[i].read_bytes()) if src else phantom[i]["image"]
+        scale = 512 / max(pixels.shape)
+        pixels = transforms.resize(pixels, round(pixels.shape[0] * scale), round(pixels.shape[1] * scale))
+        (folder / f"{i}.jpg").write_bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+        lines.append(f"{i}.jpg,Normal,train")
+    path = folder / "manifest.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def ours(source, options):
+    """() -> one batch of our training stream, in this thread."""
+    iterator = pipeline.train_iterator(source, None, options, batch_size=BATCH, seed=0, threads=0)
+    return lambda: next(iterator)["image"]
+
+
+def plain(files: list[Path], make):
+    """() -> one batch of the Pillow loader."""
+    rng, order = np.random.default_rng(0), []
+
+    def batch():
+        rows = []
+        for _ in range(BATCH):
+            if not order:
+                order.extend(rng.permutation(len(files)))
+            rows.append(make(rng, files[order.pop()].read_bytes()))
+        return np.stack(rows)
+
+    return batch
+
+
+def rates(loaders: dict, turns: int, batches: int) -> dict[str, float]:
+    """Images a second of each loader: the median of `turns` turns of `batches` batches, taken one loader after the other."""
+    found = {name: [] for name in loaders}
+    for load in loaders.values():
+        load()
+    for _ in range(turns):
+        for name, load in loaders.items():
+            start = time.process_time()
+            for _ in range(batches):
+                load()
+            found[name].append(batches * BATCH / (time.process_time() - start))
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def each(fn, values) -> float:
+    """Microseconds of CPU time that `fn` takes for one of `values`, after a round that is not counted."""
+    for value in values[:8]:
+        fn(value)
+    start = time.process_time()
+    for value in values:
+        fn(value)
+    return 1e6 * (time.process_time() - start) / len(values)
+
+
+def stages(source, options) -> dict[str, float]:
+    """{part: microseconds an image}; `rest` is what the stream adds: order, generators, Python between the parts."""
+    rng, o, rows = np.random.default_rng(0), options, list(range(len(source)))
+    data = [source[i]["image"] for i in rows]
+    hint = None if o.crop == "random_resized" else o.frame
+    pixels = [transforms.load(d, hint)[0] for d in data]
+    view = {"size": o.image_size, "crop": o.crop, "frame": o.frame, "how": o.fit, "scale": o.crop_scale, "hflip": 0.0}
+    images = [transforms.train_view(rng, p, **view, augment=None)[0] for p in pixels]
+    flat = [np.ascontiguousarray(i[..., 0]) for i in images]
+    batches = [np.stack(images[k : k + BATCH]) for k in range(0, len(images) - BATCH + 1, BATCH)]
+    normalise = jax.jit(lambda x: (x.astype(jnp.float32) / 255 - 0.485) / 0.229)
+    out = {
+        "read": each(source.__getitem__, rows),
+        "decode": each(lambda d: transforms.load(d, hint), data),
+        "crop, resize": each(lambda p: transforms.train_view(rng, p, **view, augment=None), pixels),
+        "RandAugment": each(lambda p: rand_augment(rng, p, *o.rand_augment), flat) if o.rand_augment else 0.0,
+        "batch": each(np.stack, [images[k : k + BATCH] for k in range(0, len(images) - BATCH + 1, BATCH)]) / BATCH,
+        "to device, normalise": each(lambda b: jax.block_until_ready(normalise(jax.device_put(b))), batches) / BATCH,
+    }
+    return out
+
+
+def main(argv=None) -> dict:
+    """Prints the tables -> {(recipe, from): (ours, Pillow)} images a second."""
+    parser = argparse.ArgumentParser(prog="python -m medvlp_jax.bench input", description=__doc__.splitlines()[0])
+    parser.add_argument("--src", default="", help="folder of JPEGs; default: synthetic radiographs")
+    parser.add_argument("--images", type=int, default=192)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--batches", type=int, default=6)
+    parser.add_argument("--chip_rates", default="MedKLIP=9000,MLIP=2500",
+                        help="images a second that one H100 or v5p chip trains on, assumed (30-40 %% of its bf16 peak)")
+    args = parser.parse_args(argv)
+    from data import plan, prepare, shards
+
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        (folder / "files").mkdir()
+        path = write_files(folder / "files", args.images, args.src)
+        prepare.run(plan.Plan("manifest", path, folder / "out", shards.Settings(256)), workers=0)
+        straight, shrunk = ManifestSource(path, "train"), prepared.PreparedSource(folder / "out", "train")
+        small = folder / "small"
+        small.mkdir()
+        for i in range(len(shrunk)):
+            (small / f"{i}.jpg").write_bytes(shrunk[i]["image"])
+        files = {"512": sorted((folder / "files").glob("*.jpg")), "prepared": sorted(small.glob("*.jpg"))}
+        sources = {"512": straight, "prepared": shrunk}
+        loaders = {}
+        for recipe, options, theirs in (("MedKLIP", MEDKLIP, pil_loader.medklip), ("MLIP", MLIP, pil_loader.mlip)):
+            for origin in ("prepared", "512"):
+                loaders[recipe, origin, "ours"] = ours(sources[origin], options)
+                loaders[recipe, origin, "Pillow"] = plain(files[origin], theirs)
+        found = rates(loaders, args.turns, args.batches)
+        parts = {(r, s): stages(sources[s], o) for r, o in (("MedKLIP", MEDKLIP), ("MLIP", MLIP)) for s in ("prepared", "512")}
+    chips = dict(pair.split("=") for pair in args.chip_rates.split(","))
+    out = {}
+    names = {"prepared": "prepared, 256 px", "512": "512 px JPEG files"}
+    print(f"{'recipe':8} {'from':18} {'images/s/core':>13} {'Pillow':>7} {'ratio':>6} {'target':>7} {'cores a chip':>13}")
+    for recipe, origin in parts:
+        mine, theirs = (found[recipe, origin, who] for who in ("ours", "Pillow"))
+        out[recipe, origin] = mine, theirs
+        print(f"{recipe:8} {names[origin]:18} {mine:13.0f} {theirs:7.0f} {mine / theirs:6.1f} "
+              f"{TARGETS.get((recipe, origin), ''):>7} {float(chips[recipe]) / mine:13.1f}")  # fmt: skip
+    print(f"cores a chip: at an assumed {args.chip_rates} images a second (not measured here)\n")
+    print("microseconds an image, part by part")
+    heads = list(next(iter(parts.values())))
+    print(f"{'recipe':8} {'from':18} " + " ".join(f"{h:>20}" for h in heads))
+    for (recipe, origin), some in parts.items():
+        print(f"{recipe:8} {names[origin]:18} " + " ".join(f"{some[h]:20.0f}" for h in heads))
+    return out
+
+
+if __name__ == "__main__":
+    main()
