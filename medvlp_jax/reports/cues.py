@@ -9,6 +9,7 @@ CUES = {
     "neg": ["no", "without", "denies|deny|denied", "negative for", "free of|from", "clear of", "absence of", "lack of",
             "neither", "nor", "rather than", "instead of",
             "not have|show|demonstrate|reveal|contain|exhibit|see|identify|suggest", "absent", "no evidence of|for",
+            "no finding to suggest|indicate|support",
             "no sign of", "devoid of", "never", "not appear|seem to be|represent"],
     # Absent: the next word only ("the heart is not enlarged").
     "neg_next": ["not", "no longer"],
@@ -29,7 +30,7 @@ CUES = {
             "favored|favoring|either|whether|if|?",
             "suspicious|suspicion|concern|concerning|worrisome|worry for|of|about", "more|most|less|very likely",
             "cannot exclude|excluded", "can not exclude|rule", "cannot rule out", "rule out", "r / o", "r o",
-            "to exclude", "not exclude", "if any ,?", "should be considered", "history|symptom|sign of",
+            "to exclude", "difficult to exclude", "not exclude", "if any ,?", "should be considered", "history|symptom|sign of",
             "correlate|correlation", "h / o", "hx of", "evaluate|evaluation|assess|assessment for",
             "believed|thought|felt to represent|be", "borderline", "borderline for", "risk for|of"],
     # Uncertain: all that follows in the clause ("may represent atelectasis, aspiration or pneumonia").
@@ -41,7 +42,7 @@ CUES = {
                    "unlikely to represent|be", "consider"],
     "unc_post": ["cannot|not be? entirely|completely? excluded", "can not be entirely|completely? excluded",
                  "cannot be ruled out", "cannot be confirmed|assessed|evaluated|determined", "not ruled out",
-                 "difficult to exclude|assess|evaluate|confirm",
+                 "difficult to assess|evaluate|confirm",
                  "not well|fully|optimally|adequately seen|visualized|visualised|evaluated|assessed|demonstrated|"
                  "delineated", "in the differential", "could|may be considered", "may|might|could be present|there",
                  "may|might|could not be", "suboptimally seen|evaluated"],
@@ -61,7 +62,8 @@ CUES = {
                 "not significantly? changed|different|increased|decreased|improved|progressed|worse",
                 "not seen|present on|in the? prior|previous|comparison",
                 "partial|partially|incompletely|incomplete|near|nearly|almost complete|completely? resolved|"
-                "resolution|cleared|clearing of?", "not well? included|imaged", "no doubt", "not limited to",
+                "resolution|cleared|clearing of?",
+                "not yet? completely|fully|entirely? resolved|cleared", "not well? included|imaged", "no doubt", "not limited to",
                 "allowing for", "not available",
                 "no prior|previous|comparison|old study|exam|film|radiograph|examination?", "not necessarily"],
     "unsure": ["with or without", "+/-"],
