@@ -63,7 +63,8 @@ CUES = {
                 "not seen|present on|in the? prior|previous|comparison",
                 "partial|partially|incompletely|incomplete|near|nearly|almost complete|completely? resolved|"
                 "resolution|cleared|clearing of?",
-                "not yet? completely|fully|entirely? resolved|cleared", "not well? included|imaged", "no doubt", "not limited to",
+                "not yet? completely|fully|entirely? resolved|cleared", "not well? included|imaged", "no doubt",
+                "not limited to",
                 "allowing for", "not available",
                 "no prior|previous|comparison|old study|exam|film|radiograph|examination?", "not necessarily"],
     "unsure": ["with or without", "+/-"],
