@@ -9,7 +9,6 @@ CUES = {
     "neg": ["no", "without", "denies|deny|denied", "negative for", "free of|from", "clear of", "absence of", "lack of",
             "neither", "nor", "rather than", "instead of",
             "not have|show|demonstrate|reveal|contain|exhibit|see|identify|suggest", "absent", "no evidence of|for",
-            "no finding to suggest|indicate|support",
             "no sign of", "devoid of", "never", "not appear|seem to be|represent"],
     # Absent: the next word only ("the heart is not enlarged").
     "neg_next": ["not", "no longer"],
