@@ -78,7 +78,7 @@ def base(variant: str, workload: str) -> ConfigDict:
         k.size, k.standardize = "mini", True
         t.log_every, t.checkpoint_every, t.eval_every = 20, 500, 100_000
     if variant in ("manifest", "mimic_cxr"):
-        d.name = "manifest"
+        d.name = "manifest" if variant == "manifest" else "prepared"
     return c
 
 

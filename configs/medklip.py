@@ -59,7 +59,7 @@ def get_config(variant: str = "") -> ConfigDict:
         common.require_weights(
             c,
             {
-                "data.path": "a manifest CSV of MIMIC-CXR-JPG (credentialed access through PhysioNet)",
+                "data.path": "MIMIC-CXR prepared by python -m data.prepare --dataset=mimic_cxr (README)",
                 "knowledge.init": "Bio_ClinicalBERT as a directory, or hf:emilyalsentzer/Bio_ClinicalBERT",
             },
         )

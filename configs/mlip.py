@@ -82,7 +82,7 @@ def get_config(variant: str = "", workload: str = "mlip") -> ConfigDict:
         common.require_weights(
             c,
             {
-                "data.path": "a manifest CSV of MIMIC-CXR-JPG (credentialed access through PhysioNet)",
+                "data.path": "MIMIC-CXR prepared by python -m data.prepare --dataset=mimic_cxr (README)",
                 "model.image.init": "DeiT or ImageNet ViT-B/16 as .safetensors, or hf:facebook/deit-base-patch16-224",
                 "model.text.init": "Bio_ClinicalBERT as a directory, or hf:emilyalsentzer/Bio_ClinicalBERT",
             },
