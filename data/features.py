@@ -1,15 +1,14 @@
 """What TFDS is told of a record (medvlp_jax/input/records.py), and how an example becomes one."""
 import json
 
-import tensorflow_datasets as tfds
-
-from medvlp_jax.input.records import FEATURES, pack
+from medvlp_jax.input.records import FEATURES, pack, serialise
 from medvlp_jax.reports import vocab
 
 
-def features() -> tfds.features.FeaturesDict:
-    """The features of every data set prepared here; all are stored as bytes, none needs TensorFlow."""
-    f = tfds.features
+def features():
+    """The tfds.features.FeaturesDict of every data set prepared here; all are stored as bytes, none needs TensorFlow."""
+    from tensorflow_datasets import features as f  # takes seconds, and the workers of data.prepare need it not
+
     own = {
         "image": f.Image(shape=(None, None, 1), encoding_format="jpeg"),
         "presence": f.Tensor(shape=(len(vocab.POSITIONS), len(vocab.ENTITIES)), dtype="int8", encoding=f.Encoding.ZLIB),
@@ -32,12 +31,7 @@ def record(example: dict) -> bytes:
     Raises:
       KeyError: a feature is missing.
     """
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    out = tf_example_pb2.Example()
     flat = {**plain(example), "presence": pack(example["presence"])}
     lists = {k: [v if isinstance(v, bytes) else v.encode()] for k, v in flat.items() if k != "masks"}
     lists |= {f"masks/{k}": [m[k] if k == "image" else m[k].encode() for m in flat["masks"]] for k in ("name", "image")}
-    for name in FEATURES:
-        out.features.feature[name].bytes_list.value.extend(lists[name])
-    return out.SerializeToString(deterministic=True)
+    return serialise({name: lists[name] for name in FEATURES})

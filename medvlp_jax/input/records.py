@@ -81,6 +81,25 @@ def parse(data: bytes) -> dict[str, list[bytes]]:
     return out
 
 
+def _bytes_field(number: int, data: bytes) -> bytes:
+    """One length-delimited field."""
+    size, length = len(data), bytearray()
+    while size > 127:
+        length.append(size & 127 | 128)
+        size >>= 7
+    length.append(size)
+    return bytes([number << 3 | 2]) + bytes(length) + data
+
+
+def serialise(features: dict[str, list[bytes]]) -> bytes:
+    """The inverse of `parse`, with the features in the order given."""
+    entries = []
+    for name, values in features.items():
+        listed = _bytes_field(1, b"".join(_bytes_field(1, value) for value in values))
+        entries.append(_bytes_field(1, _bytes_field(1, name.encode()) + _bytes_field(2, listed)))
+    return _bytes_field(1, b"".join(entries))
+
+
 def pack(presence: np.ndarray) -> bytes:
     """Presence matrix int8 (A, K) -> bytes."""
     return zlib.compress(np.ascontiguousarray(presence, np.int8).tobytes())
