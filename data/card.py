@@ -116,8 +116,8 @@ def _tfds(plan, summaries) -> None:
         infos.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size,
                                          filename_template=template.replace(split=split)))  # fmt: skip
     tfds.folder_dataset.write_metadata(
-        data_dir=plan.out, features=features.features(), split_infos=infos, filename_template=template, version="1.0.0",
-        check_data=False, description=f"{plan.dataset}, prepared by medvlp_jax (data card: card.json)")  # fmt: skip
+        data_dir=plan.out, features=features.features(plan.settings.format), split_infos=infos, filename_template=template,
+        version="1.0.0", check_data=False, description=f"{plan.dataset}, prepared by medvlp_jax (data card: card.json)")  # fmt: skip
 
 
 def page(card: dict) -> str:

@@ -5,12 +5,12 @@ from medvlp_jax.input.records import FEATURES, pack, serialise
 from medvlp_jax.reports import vocab
 
 
-def features():
+def features(image_format: str = "jpeg"):
     """The tfds.features.FeaturesDict of every data set prepared here; all are stored as bytes, none needs TensorFlow."""
     from tensorflow_datasets import features as f  # takes seconds, and the workers of data.prepare need it not
 
     own = {
-        "image": f.Image(shape=(None, None, 1), encoding_format="jpeg"),
+        "image": f.Image(shape=(None, None, 1), encoding_format=image_format),
         "presence": f.Tensor(shape=(len(vocab.POSITIONS), len(vocab.ENTITIES)), dtype="int8", encoding=f.Encoding.ZLIB),
         "masks": f.Sequence({"name": f.Text(), "image": f.Image(shape=(None, None, 1), encoding_format="png")}),
     }

@@ -43,7 +43,8 @@ class Plan:
         splits, self.spaces = manifest.scan(self.table)
         first = _first_of_each(self.table)
         self.twice = [int(self.table.lines[i]) for i in np.flatnonzero(~first)]
-        per_shard = max(int(shard_mb * 1e6 / (settings.size**2 * BYTES_PER_PIXEL)), 1)
+        per_pixel = {"jpeg": BYTES_PER_PIXEL, "png": 0.85}[settings.format]  # few radiographs are square
+        per_shard = max(int(shard_mb * 1e6 / (settings.size**2 * per_pixel)), 1)
         self.shards = []  # (file, split, indices of rows)
         for name in SPLITS:
             rows = np.flatnonzero((splits == name) & first)

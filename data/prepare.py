@@ -136,6 +136,7 @@ def main(argv=None) -> None:
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0 works in this one")
     add("--size", type=int, default=256, help="long side in pixels; 256 for MLIP, 512 for MedKLIP's crops")
     add("--quality", type=int, default=95, help="of the JPEG")
+    add("--format", choices=("jpeg", "png"), default="jpeg", help="png: uncompressed: 4 x the space, lossless, faster")
     add("--views", default="", help="projections to keep, such as PA,AP; mimic_cxr: PA,AP unless 'all'")
     add("--split", choices=("official", "patient"), default="official", help="patient: by hash, 80/10/10")
     add("--sections", default="impression,findings", help="of a report, in this order")
@@ -158,7 +159,7 @@ def _main(args) -> None:
         raise ValueError(f"--size={args.size}: expected a long side of 16 pixels or more")
     views = args.views or ("PA,AP" if args.dataset == "mimic_cxr" else "all")
     kept = () if views == "all" else tuple(sorted({view.strip().upper() for view in views.split(",")}))
-    settings = shards.Settings(args.size, args.quality, tuple(args.sections.split(",")), args.closed_world, kept,
+    settings = shards.Settings(args.size, args.quality, args.format, tuple(args.sections.split(",")), args.closed_world, kept,
                                args.require_report)  # fmt: skip
     options = {name: getattr(args, name) for name in ("reports", "radgraph", "labels") if getattr(args, name)}
     taken = {"mimic_cxr": {"reports", "radgraph", "labels"}, "chexpert": {"reports"}}.get(args.dataset, set())

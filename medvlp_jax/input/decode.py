@@ -3,6 +3,7 @@
 Formats: whatever OpenCV reads (JPEG, PNG, BMP, TIFF, WebP); 8 or 16 bits; grey, RGB, CMYK, with or without alpha; and
 DICOM (input/dicom.py).
 """
+import zlib
 from typing import NamedTuple
 
 import cv2
@@ -102,6 +103,8 @@ def decode(data: bytes, short_side: int | None = None) -> np.ndarray:
     if header:
         if not _complete(data, header):
             raise ImageError("truncated", f"the end marker of the {header.kind} is missing")
+        if header.kind == "png" and (plain := _stored(data, header)) is not None:
+            return plain
         scale = reduction(header.height, header.width, short_side) if header.kind == "jpeg" else 1
         if header.height * header.width > MAX_PIXELS * scale**2:
             raise ImageError("too large", f"{header.width} x {header.height} px, the limit is {MAX_PIXELS:,} pixels")
@@ -113,6 +116,19 @@ def decode(data: bytes, short_side: int | None = None) -> np.ndarray:
     if image is None or image.size == 0:
         raise ImageError("unreadable", f"{len(data)} bytes that are no image known to OpenCV")
     return to_uint8(image)
+
+
+def _stored(data: bytes, header: Header) -> np.ndarray | None:
+    """Pixels of an 8-bit grey PNG that is not compressed, such as data.prepare writes, several times faster than OpenCV reads
+    it; None for any other PNG. zlib checks its sum, so a damaged file is no image here either."""
+    end = 41 + int.from_bytes(data[33:37], "big")  # of the first chunk after the header's 33 bytes
+    if data[24:29] != b"\x08\0\0\0\0" or data[37:41] != b"IDAT" or data[end + 8 : end + 12] != b"IEND" or data[43] & 6:
+        return None  # colour, depth, several chunks, or a first block that is compressed
+    try:
+        pixels = np.frombuffer(zlib.decompress(data[41:end]), np.uint8).reshape(header.height, header.width + 1)
+    except (zlib.error, ValueError):
+        return None  # OpenCV will say what is wrong
+    return None if pixels[:, 0].any() else np.ascontiguousarray(pixels[:, 1:])
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 Every feature is a list of byte strings; `FEATURES` says what they hold. data/features.py tells TFDS the same.
 """
+import functools
 import json
 import zlib
 from bisect import bisect_right
@@ -17,7 +18,7 @@ FEATURES = {
     "id": "path of the image where it came from",
     "patient_id": "whose image it is",
     "study_id": "the examination that it belongs to",
-    "image": "JPEG, grey, 8 bit",
+    "image": "JPEG or PNG, grey, 8 bit",
     "report": "the sections of the report that are used",
     "presence": "(51 positions, 75 entities) int8, zlib: -1 not mentioned, 0 absent, 1 present, 2 uncertain",
     "finding_labels": "JSON {label: 1 | 0 | -1 uncertain}",
@@ -32,72 +33,53 @@ FEATURES = {
 }
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-        shift += 7
+@functools.cache
+def _message():
+    """The class of tf.train.Example as far as it is used here, without TensorFlow or TFDS: a map of names to lists of bytes."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+    file = descriptor_pb2.FileDescriptorProto(name="medvlp_jax/example.proto", package="medvlp_jax", syntax="proto3")
 
-def _fields(data: bytes, at: int, end: int):
-    """(field number, begin, end) of the length-delimited fields of a protocol buffer message.
+    def message(parent, name, *fields):
+        one = parent.add(name=name)
+        for number, (field, kind, of, repeated) in enumerate(fields, 1):
+            one.field.add(name=field, number=number, type=kind, type_name=of, label=3 if repeated else 1)
+        return one
 
-    Raises:
-      ValueError: another kind of field, or one that is longer than the message.
-    """
-    while at < end:
-        key, at = _varint(data, at)
-        size, at = _varint(data, at)
-        if key & 7 != 2 or at + size > end:
-            raise ValueError("not a record of a prepared data set")
-        yield key >> 3, at, at + size
-        at += size
+    text, data, nested = 9, 12, 11  # types of descriptor.proto
+    message(file.message_type, "BytesList", ("value", data, None, True))
+    message(file.message_type, "Feature", ("bytes_list", nested, ".medvlp_jax.BytesList", False))
+    features = message(file.message_type, "Features", ("feature", nested, ".medvlp_jax.Features.FeatureEntry", True))
+    entry = message(features.nested_type, "FeatureEntry", ("key", text, None, False),
+                    ("value", nested, ".medvlp_jax.Feature", False))  # fmt: skip
+    entry.options.map_entry = True
+    message(file.message_type, "Example", ("features", nested, ".medvlp_jax.Features", False))
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("medvlp_jax.Example"))
 
 
 def parse(data: bytes) -> dict[str, list[bytes]]:
-    """A serialised tf.train.Example whose features are bytes -> {name: values}.
+    """A serialised tf.train.Example -> {name: values}; features of other kinds than bytes are empty.
 
     Raises:
       ValueError: it is none.
     """
-    out = {}
+    from google.protobuf.message import DecodeError
+
     try:
-        for _, begin, end in _fields(data, 0, len(data)):
-            for _, a, b in _fields(data, begin, end):  # map entries
-                name, values = "", []
-                for number, c, d in _fields(data, a, b):
-                    if number == 1:
-                        name = data[c:d].decode()
-                    else:
-                        for _, e, f in _fields(data, c, d):  # the list
-                            values = [data[g:h] for _, g, h in _fields(data, e, f)]
-                out[name] = values
-    except (IndexError, UnicodeDecodeError) as e:
-        raise ValueError(f"not a record of a prepared data set ({type(e).__name__})") from None
-    return out
-
-
-def _bytes_field(number: int, data: bytes) -> bytes:
-    """One length-delimited field."""
-    size, length = len(data), bytearray()
-    while size > 127:
-        length.append(size & 127 | 128)
-        size >>= 7
-    length.append(size)
-    return bytes([number << 3 | 2]) + bytes(length) + data
+        found = _message().FromString(data).features.feature
+    except DecodeError:
+        raise ValueError("not a record of a prepared data set") from None
+    return {name: list(value.bytes_list.value) for name, value in found.items()}
 
 
 def serialise(features: dict[str, list[bytes]]) -> bytes:
-    """The inverse of `parse`, with the features in the order given."""
-    entries = []
+    """The inverse of `parse`; the same bytes at every call."""
+    out = _message()()
     for name, values in features.items():
-        listed = _bytes_field(1, b"".join(_bytes_field(1, value) for value in values))
-        entries.append(_bytes_field(1, _bytes_field(1, name.encode()) + _bytes_field(2, listed)))
-    return _bytes_field(1, b"".join(entries))
+        out.features.feature[name].bytes_list.value.extend(values)
+    return out.SerializeToString(deterministic=True)
 
 
 def pack(presence: np.ndarray) -> bytes:

@@ -64,8 +64,8 @@ def candidate_positions(presence: np.ndarray, rng: np.random.Generator) -> np.nd
     """(A, K) -> (K, 8) int32 positions for the location contrast, drawn anew at each call.
 
     An entity that is present: candidate 0 is one of its true positions at random, the other 7 are drawn without
-    replacement among the positions that are not true. Any other entity: 8 positions that are not true (the loss never
-    reads them).
+    replacement among the positions that are not true. Any other entity: 8 neighbours (the loss never reads
+    them).
 
     Raises:
       ValueError: an entity is present at so many positions that too few are left.
@@ -76,12 +76,15 @@ def candidate_positions(presence: np.ndarray, rng: np.random.Generator) -> np.nd
         worst = vocab.ENTITIES[int(true.sum(1).argmax())]
         raise ValueError(f"{worst!r} is present at {int(true.sum(1).max())} of {true.shape[1]} positions; the location "
                          f"contrast needs at least {NUM_CANDIDATES} others")
-    keys = rng.random(true.shape, np.float32)  # (K, A)
-    # The smallest keys among the positions that are not true are a draw without replacement: 7, then an eighth.
-    drawn = np.argpartition(np.where(true, 2.0, keys), (NUM_CANDIDATES - 2, NUM_CANDIDATES - 1), axis=1)  # (K, A)
-    chosen = np.where(true, keys, -1.0).argmax(1)  # (K,)
-    first = np.where(true.any(1), chosen, drawn[:, NUM_CANDIDATES - 1])  # (K,)
-    return np.concatenate([first[:, None], drawn[:, :NUM_CANDIDATES - 1]], 1).astype(np.int32)  # (K, 8)
+    k, a = true.shape
+    out = ((rng.integers(a, size=(k, 1)) + np.arange(NUM_CANDIDATES)) % a).astype(np.int32)  # (K, 8)
+    present = np.flatnonzero(true.any(1))  # (P,)
+    true = true[present]
+    keys = rng.random(true.shape, np.float32)  # (P, A)
+    # The smallest keys among the positions that are not true are a draw without replacement.
+    out[present, 1:] = np.argpartition(np.where(true, 2.0, keys), NUM_CANDIDATES - 2, axis=1)[:, :NUM_CANDIDATES - 1]
+    out[present, 0] = np.where(true, keys, -1.0).argmax(1)
+    return out
 
 
 def present_entities(presence: np.ndarray) -> np.ndarray:
