@@ -117,7 +117,7 @@ def _tfds(plan, summaries) -> None:
                                          filename_template=template.replace(split=split)))  # fmt: skip
     tfds.folder_dataset.write_metadata(
         data_dir=plan.out, features=features.features(plan.settings.format), split_infos=infos, filename_template=template,
-        version="1.0.0", check_data=False, description=f"{plan.dataset}, prepared by medvlp_jax (data card: card.json)")  # fmt: skip
+        version="1.0.0", check_data=False, description=f"{plan.dataset}, prepared by medvlp_jax; see card.json")  # fmt: skip
 
 
 def page(card: dict) -> str:
