@@ -78,15 +78,15 @@ def example(source: ManifestSource, index: int, settings: Settings) -> dict:
       Drop: the row is not usable, with the reason that is counted.
     """
     row = source.table[index]
+    what, view = "", str(row.get("view") or "").strip().upper()
+    if view and settings.views and view not in settings.views:
+        raise Drop(f"view {view}")
     useless, _, _ = check.look_at_text(source, row)
     text = source.text_of(row)
     if settings.require_report and not text:
         raise Drop("no report of two words")
     if useless:
         raise Drop(useless)
-    what, view = "", str(row.get("view") or "").strip().upper()
-    if view and settings.views and view not in settings.views:
-        raise Drop(f"view {view}")
     try:
         data, masks = source.files(index, row)
         view = view or dicom.view(data)

@@ -53,9 +53,12 @@ def sections(report: str) -> dict[str, str]:
     views ("PORTABLE CHEST RADIOGRAPH:") begins the findings, headings of organs ("HEART:") stay inside their section,
     any other heading in capitals gets a section of its own, in lower case.
     """
-    report = _BANNER.sub("\n", report.replace("\r\n", "\n"))
+    report = report.replace("\r\n", "\n")
     marks = [(0, 0, "preamble")]
+    banners = [(m.start(), m.end(), "preamble") for m in _BANNER.finditer(report)]  # what follows is no more the wet read
     for m in _HEADING.finditer(report):
+        while banners and banners[0][0] <= m.start():
+            marks.append(banners.pop(0))
         name = " ".join((m["known"] or m["inline"] or m["capitals"]).upper().split())
         section = _SECTION.get(name)
         if section is None and not _ORGANS.search(name):
@@ -64,6 +67,7 @@ def sections(report: str) -> dict[str, str]:
             continue  # "IMPRESSION: Chest: ..." goes on with the impression
         if section is not None:
             marks.append((m.start(), m.end(), section))
+    marks += banners
     out: dict[str, str] = {}
     for (_, begin, name), (end, *_) in zip(marks, marks[1:] + [(len(report),)], strict=True):
         text = report[begin:end].strip()

@@ -33,6 +33,14 @@ def test_mimic_layout():
     assert report_text(MIMIC, ("findings",)) == found["findings"]
 
 
+def test_what_follows_the_banner_is_not_of_the_wet_read():
+    report = (" WET READ: ___ 9:21 PM\n  no acute process\n ____________\n                 FINAL REPORT\n CHEST RADIOGRAPH\n\n"
+              " Right lower lobe opacity.\n")
+    assert report_text(report) == "CHEST RADIOGRAPH\n\n Right lower lobe opacity."
+    assert sections(report)["notification"].startswith("___ 9:21 PM") and "opacity" not in sections(report)["notification"]
+    assert report_text(report + " IMPRESSION: Pneumonia.") == "Pneumonia."
+
+
 def test_inline_headings():
     found = sections("FINDINGS: Heart size is normal. IMPRESSION: 1. No acute disease. 2. Stable chest.")
     assert found == {"findings": "Heart size is normal.", "impression": "1. No acute disease. 2. Stable chest."}
