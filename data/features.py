@@ -1,6 +1,8 @@
 """What TFDS is told of a record (medvlp_jax/input/records.py), and how an example becomes one."""
 import json
 
+import numpy as np
+
 from medvlp_jax.input.records import FEATURES, pack, serialise
 from medvlp_jax.reports import vocab
 
@@ -11,7 +13,7 @@ def features(image_format: str = "jpeg"):
 
     own = {
         "image": f.Image(shape=(None, None, 1), encoding_format=image_format),
-        "presence": f.Tensor(shape=(len(vocab.POSITIONS), len(vocab.ENTITIES)), dtype="int8", encoding=f.Encoding.ZLIB),
+        "presence": f.Tensor(shape=(len(vocab.POSITIONS), len(vocab.ENTITIES)), dtype=np.int8, encoding=f.Encoding.ZLIB),
         "masks": f.Sequence({"name": f.Text(), "image": f.Image(shape=(None, None, 1), encoding_format="png")}),
     }
     texts = {name: f.Text() for name in FEATURES if name not in own and not name.startswith("masks/")}

@@ -17,8 +17,14 @@ def source_name(row: dict) -> str:
 
 
 def label_names(row: dict, column: str = "labels") -> list[str]:
-    """The labels a row lists (in `column`: labels, absent or uncertain), in order, without repeats."""
+    """The labels a row lists (in `column`: labels, absent or uncertain), in order, without repeats.
+
+    Raises:
+      ValueError: neither a text nor a list.
+    """
     labels = row.get(column) or ()
+    if not isinstance(labels, str | list | tuple):
+        raise ValueError(f"column {column!r} is not as expected ({type(labels).__name__}); expected e.g. Mass;Edema")
     parts = labels.split(";") if isinstance(labels, str) else [str(part) for part in labels]
     return list(dict.fromkeys(part.strip() for part in parts if part.strip()))
 

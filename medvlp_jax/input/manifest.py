@@ -230,8 +230,8 @@ def scan(table: Table, ratios=(0.8, 0.1)) -> tuple[np.ndarray, dict[str, set[str
     splits, spaces, first = [], {}, {}
     for row, line in zip(table, table.lines.tolist(), strict=True):
         source, patient = source_name(row), str(row.get("patient_id") or "")
-        spaces.setdefault(source, set()).update(*(label_names(row, c) for c in ("labels", "absent", "uncertain")))
         try:
+            spaces.setdefault(source, set()).update(*(label_names(row, c) for c in ("labels", "absent", "uncertain")))
             parse_json(row, "boxes", [])
             parse_json(row, "masks", {})
             parse_json(row, "severity", {})

@@ -4,7 +4,10 @@ The whole stream is a function of (source, seed): example number g of it is the 
 workers. Global batch n of B x P examples is the stream's n-th piece of that size, of which process p holds the p-th B.
 """
 import json
+import math
+import sys
 import time
+from fractions import Fraction
 from typing import Any
 
 import grain
@@ -168,7 +171,7 @@ def order(source, rows: np.ndarray, seed: int):
     """Indices into `rows` without end: every epoch each once, in a new order.
 
     A source with `groups` (N,) and unequal `weights` of them is a mixture: each group goes through epochs of its own, and of
-    any stretch of the stream group g has nearly a share of weights[g] times its size.
+    the stream group g has a share of weights[g] times its size, as nearly as whole numbers allow.
     """
     weights = getattr(source, "weights", (1.0,))
     if len(set(weights)) == 1:
@@ -178,7 +181,28 @@ def order(source, rows: np.ndarray, seed: int):
     members = {g: some for g, some in members.items() if len(some)}
     endless = [grain.MapDataset.source(some.tolist()).seed((seed + g) % 2**32).shuffle().repeat(None)
                for g, some in members.items()]  # fmt: skip
-    return grain.MapDataset.mix(endless, [weights[g] * len(some) for g, some in members.items()]).seed(seed)
+    shares = [Fraction(str(weights[g])) * len(some) for g, some in members.items()]
+    return grain.MapDataset.source(_Mixed(endless, shares)).seed(seed)
+
+
+class _Mixed:
+    """Endless streams in fixed proportions: number k is the next of the stream that is most behind its share."""
+
+    def __init__(self, streams, shares: list[Fraction]):
+        whole = math.lcm(*(share.denominator for share in shares))
+        self._streams, self._shares = streams, [int(share * whole) for share in shares]
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, k: int):
+        before, after, left = int(k), int(k) + 1, sum(self._shares)  # of the streams not looked at yet
+        for stream, share in zip(self._streams, self._shares, strict=True):
+            rest, rest_after = before * (left - share) // left, after * (left - share) // left
+            if rest_after == rest:  # k is none of the rest
+                return stream[before - rest]
+            before, after, left = rest, rest_after, left - share
+        raise IndexError(k)
 
 
 def images_per_second(iterator, batches: int = 10, warmup: int = 2) -> float:

@@ -117,8 +117,8 @@ def test_any_record(data):
 def test_any_labels(value):
     try:
         names = label_names({"labels": value})
-    except TypeError:
-        assert not isinstance(value, str | list | None)
+    except ValueError as e:
+        assert "column 'labels' is not as expected" in str(e) and not isinstance(value, str | list | None)
         return
     assert all(isinstance(name, str) and name == name.strip() and name for name in names)
     assert mask_paths({"mask": value}) == ({"lung": [str(value)]} if value else {})

@@ -82,6 +82,10 @@ DET10 = {"train.json": json.dumps([{"file_name": "1_000.png", "syms": [], "boxes
 MSCXR = {"MS_CXR_Local_Alignment_v1.0.0.csv": "category_name,label_text,path,x,y,w,h,dicom_id,image_width,image_height\n"
          "Edema,mild,files/p10/p10000001/s1/a.jpg,1,2,3,4,a,8,6\nPneumonia,x,files/p10/p10000001/s1/a.jpg,0,0,1,1,a,8,6\n",
          "files/p10/p10000001/s1/a.jpg": None}  # fmt: skip
+MIMIC_IMAGE = "files/p10/p10000001/s50/aa-bb.jpg"
+MIMIC = {"mimic-cxr-2.0.0-metadata.csv": "dicom_id,subject_id,study_id,ViewPosition\naa-bb,10000001,50,PA\n",
+         "mimic-cxr-2.0.0-split.csv": "dicom_id,study_id,subject_id,split\naa-bb,50,10000001,validate\n",
+         "files/p10/p10000001/s50.txt": b"FINDINGS: No effusion.", MIMIC_IMAGE: None}  # fmt: skip
 VHEAD = "image_id,class_name,x_min,y_min,x_max,y_max\n"
 VINDR = {"annotations/annotations_train.csv": "image_id,rad_id,class_name,x_min,y_min,x_max,y_max\n"
          "a,R1,ILD,1,2,3,5\na,R2,ILD,1,1,2,2\na,R3,Nodule/Mass,0,0,1,1\n",
@@ -92,7 +96,7 @@ VINDR = {"annotations/annotations_train.csv": "image_id,rad_id,class_name,x_min,
          "train/a.dicom": None, "test/b.dicom": None}  # fmt: skip
 ALL = {"chestxray14": CXR14, "chexpert": CHEXPERT, "chexpert5x200": FIVE, "covidx": COVIDX, "edema_severity": EDEMA,
        "openi": OPENI, "padchest": PAD, "rsna": RSNA, "siim": SIIM, "covid_rural": RURAL, "object_cxr": OBJECT,
-       "chestxdet10": DET10, "ms_cxr": MSCXR, "vindr": VINDR}  # fmt: skip
+       "chestxdet10": DET10, "ms_cxr": MSCXR, "vindr": VINDR, "mimic_cxr": MIMIC}  # fmt: skip
 
 # name -> [(end of the image's path, what its row holds)]
 WANT = {
@@ -126,6 +130,8 @@ WANT = {
                     ("1_001.png", {"split": "test", "absent": ";".join(places.DET10)})],
     "ms_cxr": [("a.jpg", {"labels": "Edema;Pneumonia", "split": "test", "patient_id": "10000001",
                           "boxes": [layout.box("Edema", 1, 2, 3, 4), layout.box("Pneumonia", 0, 0, 1, 1)]})],
+    "mimic_cxr": [(MIMIC_IMAGE, {"report": "FINDINGS: No effusion.", "patient_id": "10000001", "study_id": "50", "view": "PA",
+                                 "split": "val"})],
     "vindr": [("train/a.dicom", {"labels": "ILD", "absent": "Nodule/Mass;No finding",
                                  "boxes": [layout.box("ILD", 1, 2, 2, 3), layout.box("ILD", 1, 1, 1, 1)]}),
               ("test/b.dicom", {"labels": "No finding", "split": "test"})],
