@@ -67,8 +67,9 @@ class TrainIterator(grain.DatasetIterator):
         self._last = None  # (position, batch) given last: going back by it costs nothing
 
     def _open(self):
-        pieces = self._stream[self._position :].batch(self._batch_size, batch_fn=collate)
-        pieces = pieces[self._process_index :: self._process_count]
+        size = self._batch_size
+        first, step = self._position + self._process_index * size, self._process_count * size
+        pieces = grain.MapDataset.source(_Pieces(self._stream, first, step, size))
         threads = 0 if self._workers else self._threads
         data = pieces.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
         if self._workers:
@@ -162,9 +163,34 @@ def train_iterator(source, tokenizer, options: Options = DEFAULTS, *, batch_size
     if not flags.FLAGS.is_parsed():  # grain reads flags; a program without absl.app has not parsed any
         flags.FLAGS.mark_as_parsed()
     rows = choose_rows(source, options.require_report)
-    stream = order(source, rows, seed).random_map(Loader(source, rows, tokenizer, options))
-    identity = {"source": source.fingerprint, "examples": len(rows), "seed": seed}
+    stream = _Stream(order(source, rows, seed), Loader(source, rows, tokenizer, options), seed)
+    identity = {"source": source.fingerprint, "examples": len(rows), "seed": seed, "order": 2}  # 2: by numpy's permutations
     return TrainIterator(stream, identity, batch_size, process_index, process_count, workers, threads, max_bad)
+
+
+class _Stream:
+    """Number k -> row k of the whole stream, with a random generator of its own."""
+
+    def __init__(self, order, loader: Loader, seed: int):
+        self._order, self._loader, self._seed = order, loader, seed
+
+    def __getitem__(self, k: int) -> dict[str, Any]:
+        rng = np.random.Generator(np.random.Philox(key=np.array([self._seed, k], np.uint64)))
+        return self._loader(self._order[k], rng)
+
+
+class _Pieces:
+    """Number n -> the batch of `size` rows that begins at `first` + n * `step`: Grain sees batches, and costs little a row."""
+
+    def __init__(self, stream: _Stream, first: int, step: int, size: int):
+        self._stream, self._first, self._step, self._size = stream, first, step, size
+
+    def __len__(self) -> int:
+        return (sys.maxsize - self._first) // self._step
+
+    def __getitem__(self, n: int) -> dict[str, Any]:
+        begin = self._first + int(n) * self._step
+        return collate([self._stream[k] for k in range(begin, begin + self._size)])
 
 
 def order(source, rows: np.ndarray, seed: int):
@@ -175,14 +201,33 @@ def order(source, rows: np.ndarray, seed: int):
     """
     weights = getattr(source, "weights", (1.0,))
     if len(set(weights)) == 1:
-        return grain.MapDataset.range(len(rows)).seed(seed).shuffle().repeat(None)
+        return _Epochs(np.arange(len(rows)), [seed])
     groups = np.asarray(source.groups)[rows]
     members = {g: np.flatnonzero(groups == g) for g in range(len(weights))}
     members = {g: some for g, some in members.items() if len(some)}
-    endless = [grain.MapDataset.source(some.tolist()).seed((seed + g) % 2**32).shuffle().repeat(None)
-               for g, some in members.items()]  # fmt: skip
     shares = [Fraction(str(weights[g])) * len(some) for g, some in members.items()]
-    return grain.MapDataset.source(_Mixed(endless, shares)).seed(seed)
+    return _Mixed([_Epochs(some, [seed, g]) for g, some in members.items()], shares)
+
+
+class _Epochs:
+    """`members` again and again, in a new order each time; the orders of the last two epochs are kept (8 bytes a member)."""
+
+    def __init__(self, members: np.ndarray, seed: list[int]):
+        self._members, self._seed, self._orders = members, seed, {}
+
+    def __getstate__(self):
+        return {**self.__dict__, "_orders": {}}
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, k: int) -> int:
+        epoch, place = divmod(int(k), len(self._members))
+        found = self._orders.get(epoch)
+        if found is None:
+            found = self._members[np.random.default_rng([*self._seed, epoch]).permutation(len(self._members))]
+            self._orders = {epoch: found, **{e: o for e, o in self._orders.items() if e == epoch - 1}}  # threads may read it
+        return int(found[place])
 
 
 class _Mixed:

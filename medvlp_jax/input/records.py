@@ -32,6 +32,9 @@ FEATURES = {
     "masks/image": "PNG, 0 or 255, of the image's size",
 }
 
+_SINGLE = tuple(name for name in FEATURES if not name.startswith("masks/"))
+_TEXTS = tuple(name for name in _SINGLE if name not in ("image", "presence", "finding_labels", "boxes", "severity"))
+
 
 @functools.cache
 def _message():
@@ -59,8 +62,8 @@ def _message():
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("medvlp_jax.Example"))
 
 
-def parse(data: bytes) -> dict[str, list[bytes]]:
-    """A serialised tf.train.Example -> {name: values}; features of other kinds than bytes are empty.
+def parse(data: bytes):
+    """A serialised tf.train.Example -> {name: object whose bytes_list.value are its values}, empty for other kinds than bytes.
 
     Raises:
       ValueError: it is none.
@@ -68,10 +71,9 @@ def parse(data: bytes) -> dict[str, list[bytes]]:
     from google.protobuf.message import DecodeError
 
     try:
-        found = _message().FromString(data).features.feature
+        return _message().FromString(data).features.feature
     except DecodeError:
         raise ValueError("not a record of a prepared data set") from None
-    return {name: list(value.bytes_list.value) for name, value in found.items()}
 
 
 def serialise(features: dict[str, list[bytes]]) -> bytes:
@@ -100,14 +102,16 @@ def example(data: bytes) -> dict:
       decode.ImageError: a damaged record.
     """
     try:
-        raw = parse(data)
-        text = {k: raw[k][0].decode() for k in FEATURES if k not in ("image", "presence", "masks/name", "masks/image")}
-        return {
-            **text, "image": raw["image"][0], "presence": unpack(raw["presence"][0]),
-            "finding_labels": json.loads(text["finding_labels"]), "severity": json.loads(text["severity"]),
-            "boxes": [tuple(box) for box in json.loads(text["boxes"])],
-            "masks": dict(zip(map(bytes.decode, raw.get("masks/name", ())), raw.get("masks/image", ()), strict=True)),
-        }  # fmt: skip
+        found = parse(data)
+        out = {name: found[name].bytes_list.value[0] for name in _SINGLE}
+        for name in _TEXTS:
+            out[name] = out[name].decode()
+        for name, empty in (("finding_labels", "{}"), ("severity", "{}"), ("boxes", "[]")):
+            text = out[name].decode()
+            out[name] = json.loads(text) if text != empty else {} if empty == "{}" else []
+        out["boxes"], out["presence"] = [tuple(box) for box in out["boxes"]], unpack(out["presence"])
+        names, images = (found[f"masks/{k}"].bytes_list.value if f"masks/{k}" in found else () for k in ("name", "image"))
+        return {**out, "masks": {name.decode(): image for name, image in zip(names, images, strict=True)}}
     except (ValueError, KeyError, IndexError, zlib.error) as e:
         raise decode.ImageError("unreadable", f"damaged record ({type(e).__name__})") from None
 

@@ -18,7 +18,8 @@ def test_both_ways_as_the_library_does(features):
     data = records.serialise(features)
     theirs = tf_example_pb2.Example.FromString(data)
     assert {k: list(v.bytes_list.value) for k, v in theirs.features.feature.items()} == features
-    assert records.parse(data) == features == records.parse(theirs.SerializeToString())
+    for some in (data, theirs.SerializeToString()):
+        assert {k: list(v.bytes_list.value) for k, v in records.parse(some).items()} == features
 
 
 def test_other_kinds_of_features_and_other_bytes():
@@ -26,7 +27,7 @@ def test_other_kinds_of_features_and_other_bytes():
 
     other = tf_example_pb2.Example()
     other.features.feature["x"].int64_list.value.extend([300, 7])
-    assert records.parse(other.SerializeToString()) == {"x": []}
+    assert not records.parse(other.SerializeToString())["x"].bytes_list.value
     with pytest.raises(ValueError, match="not a record of a prepared data set"):
         records.parse(b"\xff\xff\xff")
 
