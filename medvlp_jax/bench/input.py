@@ -27,7 +27,10 @@ from medvlp_jax.input.randaugment import rand_augment
 
 MEDKLIP = DEFAULTS._replace(crop="random_resized", rand_augment=(2, 7), needs=())
 MLIP = DEFAULTS._replace(crop="random", fit="pad", frame=256, needs=())
-TARGETS = {("MedKLIP", "prepared"): 1500, ("MLIP", "prepared"): 5000, ("MLIP", "512"): 900}
+RECIPES = {"MedKLIP": (MEDKLIP, pil_loader.medklip), "MLIP": (MLIP, pil_loader.mlip)}
+ORIGINS = {"jpeg": "prepared, JPEG", "png": "prepared, PNG", "512": "512 px JPEG files"}
+TARGETS = dict.fromkeys([("MedKLIP", "jpeg"), ("MedKLIP", "png")], 1500) | {("MLIP", "jpeg"): 5000, ("MLIP", "png"): 5000,
+                                                                             ("MLIP", "512"): 900}
 BATCH = 32
 
 
@@ -133,36 +136,34 @@ def main(argv=None) -> dict:
         folder = Path(folder)
         (folder / "files").mkdir()
         path = write_files(folder / "files", args.images, args.src)
-        prepare.run(plan.Plan("manifest", path, folder / "out", shards.Settings(256)), workers=0)
-        straight, shrunk = ManifestSource(path, "train"), prepared.PreparedSource(folder / "out", "train")
-        small = folder / "small"
-        small.mkdir()
-        for i in range(len(shrunk)):
-            (small / f"{i}.jpg").write_bytes(shrunk[i]["image"])
-        files = {"512": sorted((folder / "files").glob("*.jpg")), "prepared": sorted(small.glob("*.jpg"))}
-        sources = {"512": straight, "prepared": shrunk}
+        sources, files = {"512": ManifestSource(path, "train")}, {"512": sorted((folder / "files").glob("*.jpg"))}
+        for kind in ("jpeg", "png"):
+            prepare.run(plan.Plan("manifest", path, folder / kind, shards.Settings(256, format=kind)), workers=0)
+            sources[kind] = source = prepared.PreparedSource(folder / kind, "train")
+            for i in range(len(source)):  # for Pillow: the same bytes as single files
+                (folder / f"{i}.{kind}").write_bytes(source[i]["image"])
+            files[kind] = sorted(folder.glob(f"*.{kind}"))
         loaders = {}
-        for recipe, options, theirs in (("MedKLIP", MEDKLIP, pil_loader.medklip), ("MLIP", MLIP, pil_loader.mlip)):
-            for origin in ("prepared", "512"):
+        for recipe, (options, theirs) in RECIPES.items():
+            for origin in ORIGINS:
                 loaders[recipe, origin, "ours"] = ours(sources[origin], options)
                 loaders[recipe, origin, "Pillow"] = plain(files[origin], theirs)
         found = rates(loaders, args.turns, args.batches)
-        parts = {(r, s): stages(sources[s], o) for r, o in (("MedKLIP", MEDKLIP), ("MLIP", MLIP)) for s in ("prepared", "512")}
+        parts = {(recipe, origin): stages(sources[origin], RECIPES[recipe][0]) for recipe in RECIPES for origin in ORIGINS}
     chips = dict(pair.split("=") for pair in args.chip_rates.split(","))
     out = {}
-    names = {"prepared": "prepared, 256 px", "512": "512 px JPEG files"}
     print(f"{'recipe':8} {'from':18} {'images/s/core':>13} {'Pillow':>7} {'ratio':>6} {'target':>7} {'cores a chip':>13}")
     for recipe, origin in parts:
         mine, theirs = (found[recipe, origin, who] for who in ("ours", "Pillow"))
         out[recipe, origin] = mine, theirs
-        print(f"{recipe:8} {names[origin]:18} {mine:13.0f} {theirs:7.0f} {mine / theirs:6.1f} "
+        print(f"{recipe:8} {ORIGINS[origin]:18} {mine:13.0f} {theirs:7.0f} {mine / theirs:6.1f} "
               f"{TARGETS.get((recipe, origin), ''):>7} {float(chips[recipe]) / mine:13.1f}")  # fmt: skip
     print(f"cores a chip: at an assumed {args.chip_rates} images a second (not measured here)\n")
     print("microseconds an image, part by part")
     heads = list(next(iter(parts.values())))
     print(f"{'recipe':8} {'from':18} " + " ".join(f"{h:>20}" for h in heads))
     for (recipe, origin), some in parts.items():
-        print(f"{recipe:8} {names[origin]:18} " + " ".join(f"{some[h]:20.0f}" for h in heads))
+        print(f"{recipe:8} {ORIGINS[origin]:18} " + " ".join(f"{some[h]:20.0f}" for h in heads))
     return out
 
 

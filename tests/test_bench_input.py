@@ -1,0 +1,42 @@
+"""The benchmarks of input and reports run; both loaders make what is compared."""
+import csv
+
+import numpy as np
+import pytest
+
+from medvlp_jax.bench import __main__ as bench
+from medvlp_jax.bench import input as bench_input
+from medvlp_jax.bench import pil_loader
+from medvlp_jax.input import transforms
+from tests.input.test_decode import GREY, encode
+
+
+def test_the_table_has_every_recipe_and_origin(capsys):
+    found = bench_input.main(["--images=4", "--turns=1", "--batches=1"])
+    assert set(found) == {(r, o) for r in ("MedKLIP", "MLIP") for o in ("jpeg", "png", "512")}
+    assert all(mine > 0 and theirs > 0 for mine, theirs in found.values())
+    text = capsys.readouterr().out
+    assert text.count("prepared, PNG") == 4 and "assumed MedKLIP=" in text and "RandAugment" in text
+
+
+def test_the_plain_loader_makes_normalised_tensors_of_the_same_image():
+    data, rng = encode(GREY, "PNG"), np.random.default_rng(0)
+    for make in (pil_loader.medklip, pil_loader.mlip):
+        out = make(rng, data)
+        assert out.shape == (3, 224, 224) and out.dtype == np.float32 and 0.1 < out.std() < 3
+    theirs = pil_loader.mlip(np.random.default_rng(1), data, 256, 256)[0] * 0.229 + 0.485
+    ours = transforms.fit(np.asarray(GREY), 256, "pad")[0] / 255
+    assert np.abs(theirs - ours).mean() < 0.02
+
+
+def test_reports_from_a_file(tmp_path, capsys):
+    with open(tmp_path / "reports.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["report"], *[[f"No effusion. Film {i}."] for i in range(9)]])
+    bench.main(["reports", f"--src={tmp_path / 'reports.csv'}"])
+    out = capsys.readouterr().out
+    assert "9 reports: 9 usable" in out and "reports/s/core" in out
+
+
+def test_a_folder_without_images_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no .jpg below"):
+        bench_input.main([f"--src={tmp_path}"])
