@@ -106,15 +106,17 @@ def stages(source, options) -> dict[str, float]:
     view = {"size": o.image_size, "crop": o.crop, "frame": o.frame, "how": o.fit, "scale": o.crop_scale, "hflip": 0.0}
     images = [transforms.train_view(rng, p, **view, augment=None)[0] for p in pixels]
     flat = [np.ascontiguousarray(i[..., 0]) for i in images]
-    batches = [np.stack(images[k : k + BATCH]) for k in range(0, len(images) - BATCH + 1, BATCH)]
+    size = min(BATCH, len(images))
+    lists = [images[k : k + size] for k in range(0, len(images) - size + 1, size)]
+    batches = [np.stack(some) for some in lists]
     normalise = jax.jit(lambda x: (x.astype(jnp.float32) / 255 - 0.485) / 0.229)
     out = {
         "read": each(source.__getitem__, rows),
         "decode": each(lambda d: transforms.load(d, hint), data),
         "crop, resize": each(lambda p: transforms.train_view(rng, p, **view, augment=None), pixels),
         "RandAugment": each(lambda p: rand_augment(rng, p, *o.rand_augment), flat) if o.rand_augment else 0.0,
-        "batch": each(np.stack, [images[k : k + BATCH] for k in range(0, len(images) - BATCH + 1, BATCH)]) / BATCH,
-        "to device, normalise": each(lambda b: jax.block_until_ready(normalise(jax.device_put(b))), batches) / BATCH,
+        "batch": each(np.stack, lists) / size,
+        "to device, normalise": each(lambda b: jax.block_until_ready(normalise(jax.device_put(b))), batches) / size,
     }
     return out
 
