@@ -64,7 +64,7 @@ def mimic(root, patients: int = 12, release: str = "jpg", size=(96, 80)) -> list
         table(root / "mimic-cxr-2.0.0-split.csv.gz", ["dicom_id", "study_id", "subject_id", "split"],
               [[f["dicom"], f["study"], f["subject"], f["split"]] for f in facts])  # fmt: skip
         table(root / "mimic-cxr-2.0.0-chexpert.csv.gz", ["subject_id", "study_id", "Cardiomegaly", "Edema", "Pneumonia"],
-              [[f["subject"], f["study"], "1.0" if f["report"] in REPORTS[::2] else "0.0", "", "-1.0"] for f in facts[::2]])  # fmt: skip
+              [[f["subject"], f["study"], f"{float(f['report'] in REPORTS[::2])}", "", "-1.0"] for f in facts[::2]])  # fmt: skip
     else:
         table(root / "cxr-record-list.csv.gz", ["subject_id", "study_id", "dicom_id", "path"],
               [[f["subject"], f["study"], f["dicom"], f["path"]] for f in facts])  # fmt: skip
