@@ -57,6 +57,7 @@ def mimic(root, patients: int = 12, release: str = "jpg", size=(96, 80)) -> list
                     file.write_bytes(cv2.imencode(".jpg", picture(len(facts), *size))[1].tobytes())
                 else:
                     file.write_bytes(dicom(ViewPosition=view))
+    known = {f["study"]: [f["subject"], f["study"], f"{float(f['report'] in REPORTS[::2])}", "", "-1.0"] for f in facts}
     if release == "jpg":
         columns = ["dicom_id", "subject_id", "study_id", "ViewPosition", "Rows", "Columns"]
         table(root / "mimic-cxr-2.0.0-metadata.csv.gz", columns,
@@ -64,7 +65,7 @@ def mimic(root, patients: int = 12, release: str = "jpg", size=(96, 80)) -> list
         table(root / "mimic-cxr-2.0.0-split.csv.gz", ["dicom_id", "study_id", "subject_id", "split"],
               [[f["dicom"], f["study"], f["subject"], f["split"]] for f in facts])  # fmt: skip
         table(root / "mimic-cxr-2.0.0-chexpert.csv.gz", ["subject_id", "study_id", "Cardiomegaly", "Edema", "Pneumonia"],
-              [[f["subject"], f["study"], f"{float(f['report'] in REPORTS[::2])}", "", "-1.0"] for f in facts[::2]])  # fmt: skip
+              list(known.values()))  # fmt: skip
     else:
         table(root / "cxr-record-list.csv.gz", ["subject_id", "study_id", "dicom_id", "path"],
               [[f["subject"], f["study"], f["dicom"], f["path"]] for f in facts])  # fmt: skip
