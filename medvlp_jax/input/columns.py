@@ -43,12 +43,14 @@ def parse_json(row: dict, column: str, default):
         if column == "boxes":
             for box in value:
                 [float(box[k]) for k in "xywh"], str(box["label"])
+        if column == "severity":
+            [int(grade) for grade in value.values()]
         if column == "mentions":
             for entity, position, exists in value:
                 if vocab.entity_index(entity) < 0 or vocab.position_index(position) < 0 or exists not in (0, 1, 2):
                     raise ValueError(f"{exists!r} is not 0, 1 or 2")
-    except (ValueError, TypeError, KeyError) as e:
-        like = '[["effusion", "left_pleural", 1]]' if column == "mentions" else _BOXES
+    except (ValueError, TypeError, KeyError, OverflowError) as e:
+        like = {"mentions": '[["effusion", "left_pleural", 1]]', "severity": '{"edema": 2}'}.get(column, _BOXES)
         raise ValueError(f"column {column!r} is not as expected ({type(e).__name__}: {e}); expected e.g. {like}") from None
     return value
 
