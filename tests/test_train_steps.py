@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from medvlp_jax import optim, sharding, train, trees
+from medvlp_jax.plan import hlo
+from medvlp_jax.reports import vocab
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("optax_promotion", "quick_compiles")
@@ -106,11 +108,38 @@ def test_a_step_that_is_not_finite_changes_only_the_counter(name):
         jax.tree.map(np.testing.assert_array_equal, getattr(after, part), getattr(state, part))
 
 
-def test_the_compiled_step_gathers_the_embeddings_of_all_devices():
-    """Contrasting per device by accident would need no such collective."""
-    text = compiled("mlip", "8")[0].as_text()
-    gathered = re.findall(r"= \(?f32\[([\d,]+)\][^=\n]* all-gather(?:-start)?\(", text)
-    assert f"16,{EMBED}" in gathered, sorted(set(gathered))
+def kind_of(shape, sizes) -> str:
+    """What an array that crosses devices is, by its shape on one device; sizes: of parameters and of their shares."""
+    if len(shape) <= 1:
+        return "vector"  # BatchNorm's statistics, gradients of biases, sums over the batch
+    if shape in ((16, EMBED), (2, EMBED)):
+        return "embedding"
+    if shape[0] == len(vocab.ENTITIES):
+        return "entity"  # gradient of what every example is asked about
+    return "gradient" if int(np.prod(shape)) in sizes else "?"
+
+
+@pytest.mark.parametrize("layout", ["8", "fsdp"])
+@pytest.mark.parametrize("name", METHODS)
+def test_only_embeddings_gradients_and_statistics_cross_devices(name, layout):
+    """Every collective of the compiled step is accounted for: nothing with a patch or token axis is among them.
+
+    Without gathered embeddings the contrast would be per device by accident.
+    """
+    step, state, mesh = compiled(name, layout)
+    shares = [mesh.shape["fsdp"], 1]
+    sizes = {x.size // n for x in jax.tree.leaves(state.params) if x.ndim > 1 for n in shares}
+    found = hlo.collectives(hlo.parse(step.as_text()), 8)
+    seen = {}
+    for c in found:
+        for shape in c.shapes:
+            seen.setdefault(kind_of(shape, sizes), set()).add((c.kind, shape, c.axes(dict(mesh.shape)), c.source))
+    assert not seen.get("?"), seen["?"]
+    assert len(seen["gradient"]) > 5 and ("all-gather" in {kind for kind, *_ in seen.get("embedding", ())}) == (name == "mlip")
+    sent = sum(c.times * c.sent for c in found)
+    parameters = sum(x.nbytes for x in jax.tree.leaves(state.params))
+    # Gradients are summed (twice their bytes), split parameters gathered for both passes; the rest is small.
+    assert sent < (3.5 if layout == "fsdp" else 2.2) * parameters + 64 * 16 * EMBED * 4, (sent, parameters)
 
 
 def test_randomness_is_a_function_of_seed_and_step():
