@@ -1,6 +1,7 @@
 """Checkpoints: orbax holds the train state and the data iterator's position; params-only loading for evaluation.
 
-The position is one small JSON for all processes, so that a run can go on with another number of them.
+The position is one small JSON for all processes, so that a run can go on with another number of them. A checkpoint comes
+into being by one rename, its checksums included; a damaged one is set aside, and the run goes on from the one before.
 """
 import contextlib
 import json
@@ -11,12 +12,18 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from medvlp_jax import trees
+from medvlp_jax import checksums, trees
 
 SHOWN = 20  # differences named in an error
+
+
+class Damaged(ValueError):
+    """A checkpoint that cannot be read, or not as it was written."""
 
 
 def manager(workdir: str | Path, keep: int = 2, best_metric: str = "", read_only: bool = False):
@@ -31,6 +38,12 @@ def manager(workdir: str | Path, keep: int = 2, best_metric: str = "", read_only
     def quality(metrics):
         return metrics.get(best_metric, -math.inf)
 
+    directory = (Path(workdir) / "checkpoints").absolute()
+
+    def before_commit():
+        for unfinished in directory.glob("*.orbax-checkpoint-tmp*"):
+            checksums.write(unfinished)
+
     policies: list[Any] = [preservation_policy.LatestN(keep)]
     if best_metric:
         policies.append(preservation_policy.BestN(get_metric_fn=quality, n=1, keep_checkpoints_without_metrics=False))
@@ -38,10 +51,11 @@ def manager(workdir: str | Path, keep: int = 2, best_metric: str = "", read_only
         preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
         best_fn=quality if best_metric else None,  # what makes orbax write the metrics: a resumed run knows its best
         enable_async_checkpointing=True,
+        async_options=ocp.AsyncOptions(post_finalization_callback=before_commit),
         read_only=read_only,
         create=not read_only,
     )
-    return ocp.CheckpointManager((Path(workdir) / "checkpoints").absolute(), options=options)
+    return ocp.CheckpointManager(directory, options=options)
 
 
 def save(mgr: ocp.CheckpointManager, step: int, state, iterator, metrics: dict[str, float] | None = None) -> None:
@@ -51,18 +65,75 @@ def save(mgr: ocp.CheckpointManager, step: int, state, iterator, metrics: dict[s
     """
     args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(iterator.get_state()))
     finite = {k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)}
-    mgr.save(step, args=args, metrics=finite, force=True)
+    with _saving(mgr):
+        mgr.save(step, args=args, metrics=finite, force=True)
+
+
+def finish(mgr: ocp.CheckpointManager) -> None:
+    """Waits until what was saved last is there.
+
+    Raises:
+      OSError: it could not be written.
+    """
+    with _saving(mgr):
+        mgr.wait_until_finished()
+
+
+@contextlib.contextmanager
+def _saving(mgr):
+    """Whatever keeps orbax from writing becomes an OSError that says what is left."""
+    try:
+        yield
+    except Exception as error:
+        there = ocp.utils.checkpoint_steps(mgr.directory)
+        left = f"the last complete checkpoint is of step {max(there)}" if there else "there is no complete checkpoint yet"
+        reason = (str(error).splitlines() or [""])[0][:300]
+        raise OSError(f"no checkpoint can be saved in {mgr.directory} ({type(error).__name__}: {reason}); {left}. "
+                      "Make room or give it back, then start again to go on from there") from error  # fmt: skip
+
+
+def restore_newest(mgr: ocp.CheckpointManager, abstract_state, iterator) -> tuple[Any, int] | None:
+    """`restore` of the newest checkpoint that is sound; None if there is no checkpoint at all.
+
+    Damaged ones are renamed to damaged-<step> and named in a warning.
+
+    Raises:
+      ValueError: as `restore`; Damaged if none is sound.
+    """
+    while (step := mgr.latest_step()) is not None:
+        try:
+            return restore(mgr, abstract_state, iterator)
+        except Damaged as error:
+            before = [s for s in mgr.all_steps() if s < step]
+            if not before:
+                raise
+            logging.warning("%s; going on from step %d instead, the damaged one is kept as damaged-%d",
+                            str(error).split(". Delete")[0], max(before), step)  # fmt: skip
+            _set_aside(Path(mgr.directory) / str(step))
+            mgr.reload()
+    return None
+
+
+def _set_aside(path: Path) -> None:
+    """Out of the numbered checkpoints, by process 0 for all."""
+    if jax.process_index() == 0:
+        target, n = path.with_name(f"damaged-{path.name}"), 1
+        while target.exists():
+            target, n = path.with_name(f"damaged-{path.name}-{n}"), n + 1
+        path.rename(target)
+    multihost_utils.sync_global_devices(f"set aside {path.name}")
 
 
 def restore(mgr: ocp.CheckpointManager, abstract_state, iterator) -> tuple[Any, int]:
     """-> (the newest state laid out as `abstract_state` says, step); the data iterator is moved to the saved position.
 
     Raises:
-      ValueError: the checkpoint is damaged, of another model (missing, unexpected and differently shaped leaves are
-        named) or of other data.
+      Damaged: the checkpoint was cut or altered.
+      ValueError: it is of another model (missing, unexpected and differently shaped leaves are named) or of other data.
     """
     step = mgr.latest_step()
     with _readable(mgr.directory, step):
+        _verify(Path(mgr.directory) / str(step))
         saved = saved_shapes(Path(mgr.directory) / str(step) / "state")
     check_fits(abstract_state, saved, Path(mgr.directory) / str(step))
     args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state), data=ocp.args.JsonRestore())
@@ -70,6 +141,14 @@ def restore(mgr: ocp.CheckpointManager, abstract_state, iterator) -> tuple[Any, 
         restored = mgr.restore(step, args=args)
     iterator.set_state(restored["data"])
     return restored["state"], step
+
+
+def _verify(path: Path) -> None:
+    """Raises ValueError in every process if process 0 finds that files are not as they were written."""
+    found = checksums.problems(path) if jax.process_index() == 0 else []
+    count = int(multihost_utils.broadcast_one_to_all(np.int32(len(found)))) if jax.process_count() > 1 else len(found)
+    if count:
+        raise ValueError("; ".join(found[:3]) or f"process 0 found {count} damaged files")
 
 
 def steps(workdir: str | Path) -> list[int]:
@@ -109,14 +188,14 @@ def saved_shapes(directory: Path):
 
 @contextlib.contextmanager
 def _readable(directory, step: int):
-    """Whatever orbax raises inside becomes a ValueError that names the damaged checkpoint and a way on."""
+    """Whatever is raised inside becomes `Damaged`, which names the checkpoint and a way on."""
     try:
         yield
     except Exception as error:
         others = [s for s in ocp.utils.checkpoint_steps(directory) if s < step]
         way = f"go on from step {max(others)}" if others else "start again from the beginning"
         reason = (str(error).splitlines() or [""])[0][:200]
-        raise ValueError(
+        raise Damaged(
             f"checkpoint {Path(directory) / str(step)} cannot be read ({type(error).__name__}: {reason}). "
             f"Delete that folder to {way}"
         ) from error
@@ -134,12 +213,14 @@ def load_variables(workdir: str | Path, step: int | None = None) -> tuple[dict, 
 
     Raises:
       FileNotFoundError: no checkpoint there, or not that step; says which steps there are.
-      ValueError: the checkpoint is damaged.
+      Damaged: the checkpoint was cut or altered.
     """
     step = choose(workdir, "last" if step is None else str(step))
     directory = (Path(workdir) / "checkpoints").absolute()
     path = directory / str(step) / "state"
     with _readable(directory, step):
+        if found := checksums.problems(path.parent):
+            raise ValueError("; ".join(found[:3]))
         shapes = saved_shapes(path)
         wanted = {k: shapes[k] for k in ("params", "state")}
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)

@@ -14,7 +14,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from medvlp_jax import checkpoint, cli, experiment, initial_weights, metrics, sharding
+from medvlp_jax import checkpoint, cli, distributed, experiment, initial_weights, metrics, sharding
 from medvlp_jax.tasks import common, comparison_page, evaluation, page, suite
 
 FLAGS = flags.FLAGS
@@ -179,6 +179,7 @@ def define_flags(flag_values=FLAGS) -> None:
     text = "Two evaluated run directories, as --compare A B or --compare=A,B: writes a page of their differences."
     flags.DEFINE_list("compare", [], text, flag_values=flag_values)
     flags.DEFINE_string("out", "", "Page of --compare; default A/eval/comparison.html.", flag_values=flag_values)
+    distributed.define_flags(flag_values)
 
 
 def main(argv):
@@ -188,6 +189,7 @@ def main(argv):
         return
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; options look like --tasks=zeroshot,grounding")
+    distributed.start(FLAGS.distributed, FLAGS.heartbeat)
     evaluate(FLAGS.config, FLAGS.workdir or experiment.default_workdir(FLAGS.config), FLAGS.step, FLAGS.tasks)
 
 

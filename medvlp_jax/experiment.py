@@ -138,15 +138,27 @@ class Experiment:
             process_index=jax.process_index(), process_count=jax.process_count(),
         )  # fmt: skip
 
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Every array a global training batch may hold (input/examples.py, input/targets.py), by shape and type."""
+        o, rows = self.options, self.config.data.batch_size
+        k, m, c, size = len(vocab.ENTITIES), o.max_tokens, len(o.targets), o.image_size
+        tokens_of = {f: ((m,), jnp.int32) for f in ("input_ids", "attention_mask", "word_ids", "swapped_ids", "swapped_mask")}
+        shapes = {
+            "image": ((size, size, 1), jnp.uint8), "has_report": ((), jnp.float32), "valid": ((), jnp.float32),
+            "labels": ((k,), jnp.int8), "positions": ((k, 8), jnp.int32), **tokens_of, "swapped_labels": ((m,), jnp.int8),
+        }  # fmt: skip
+        groups = {
+            "findings": {"finding_labels": ((c,), jnp.int8)}, "masks": {"masks": ((size, size, c), jnp.int8)},
+            "boxes": {"boxes": ((o.max_boxes, 5), jnp.float32), "boxes_known": ((), jnp.float32)},
+            "grade": {"grade": ((), jnp.int8)},
+        }  # fmt: skip
+        shapes |= {name: of for group in o.needs if group in groups for name, of in groups[group].items()}
+        return {name: jax.ShapeDtypeStruct((rows, *shape), kind) for name, (shape, kind) in shapes.items()}
+
     def init_variables(self, seed: int, tables: dict):
         """Fresh variables, as a function to be jitted: the batch of zeros that shows the shapes is never computed on."""
-        o, rows = self.options, self.config.data.batch_size
-        k, m = len(vocab.ENTITIES), o.max_tokens
-        batch = {"image": jnp.zeros((rows, o.image_size, o.image_size, 1), jnp.uint8)}
-        batch |= {"labels": jnp.zeros((rows, k), jnp.int8), "positions": jnp.zeros((rows, k, 8), jnp.int32)}
-        batch |= {f: jnp.zeros((rows, m), jnp.int32) for f in ("input_ids", "attention_mask", "word_ids")}
-        batch |= {f: jnp.zeros((rows, m), jnp.int32) for f in ("swapped_ids", "swapped_mask", "swapped_labels")}
-        batch |= {f: jnp.ones((rows,), jnp.float32) for f in ("has_report", "valid")}
+        batch = {name: jnp.zeros(s.shape, s.dtype) for name, s in self.abstract_batch().items()}
+        batch |= {f: jnp.ones_like(batch[f]) for f in ("has_report", "valid")}
         return self.method.init(jax.random.key(seed), {**batch, "knowledge": tables})
 
     def put(self, batch):
@@ -159,8 +171,8 @@ class Experiment:
         return {split: source.fingerprint for split, source in self.opened.items()}
 
 
-def build(config, workdir: Path) -> Experiment:
-    """Everything a run of `config` needs.
+def build(config, workdir: Path | None, devices=None) -> Experiment:
+    """Everything a run of `config` needs, on `devices` (default: all there are). A plan has no `workdir`.
 
     Raises:
       ValueError, FileNotFoundError: a required key is empty, or something it names is missing or does not fit.
@@ -174,7 +186,7 @@ def build(config, workdir: Path) -> Experiment:
         with config.unlocked():
             config.model.text.vocab_size = config.model.text.vocab_size or tokenizer.vocab_size
         tokens.check_fits(tokenizer, config.model.text.vocab_size, config.model.text.init or "model.text")
-    mesh = sharding.make_mesh(config.mesh.to_dict())
+    mesh = sharding.make_mesh(config.mesh.to_dict(), devices)
     return Experiment(config, method.get(config), mesh, tokenizer, pretrained, workdir)
 
 

@@ -8,7 +8,6 @@ import copy
 import dataclasses
 
 import jax
-import numpy as np
 
 from medvlp_jax import checkpoint, metrics, trees, weights
 from medvlp_jax.method import METHODS
@@ -129,7 +128,7 @@ def load_into(state, pretrained: dict, shardings):
     """
     if not pretrained:
         return state
-    params, rest = jax.tree.map(np.asarray, (state.params, state.state))
+    params, rest = state.params, state.state  # arrays that may lie on other hosts too: only what is loaded is put anew
     for name, variables in pretrained.items():
         params = _merge(params, variables["params"], name, "initial weights")
         if variables.get("batch_stats"):

@@ -6,8 +6,6 @@ Started again in the same workdir it resumes and repeats the uninterrupted run b
 """
 import functools
 import math
-import signal
-import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +14,9 @@ import jax.numpy as jnp
 import optax
 from absl import app, flags, logging
 
-from medvlp_jax import checkpoint, cli, evaluate, experiment, initial_weights, metrics, sharding, trees
+from medvlp_jax import checkpoint, cli, distributed, evaluate, experiment, initial_weights, metrics, sharding, timing, trees
 from medvlp_jax.method import Method
+from medvlp_jax.preemption import Stop
 
 FLAGS = flags.FLAGS
 
@@ -65,35 +64,26 @@ def train_step(train_state: TrainState, batch, *, method: Method, make_tx, sched
     return TrainState(train_state.step + 1, params, state, opt_state), values
 
 
+def abstract_state(exp: experiment.Experiment, tables: dict) -> TrainState:
+    """The train state by shapes, each laid out on the mesh as config.sharding says; `tables` may be shapes too."""
+    abstract = jax.eval_shape(functools.partial(init_state, exp=exp), tables)
+    shardings = sharding.of_state(abstract, exp.mesh, exp.config.sharding)
+    return jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), abstract, shardings)
+
+
+def step_function(exp: experiment.Experiment, abstract: TrainState):
+    """`train_step` of a config, jitted: (state, batch) -> (state, metrics); the state that goes in is overwritten."""
+    config = exp.config
+    step_fn = functools.partial(
+        train_step, method=exp.method, make_tx=exp.optimizer, schedule=exp.schedule, seed=config.seed,
+        freeze=config.optim.freeze,
+    )  # fmt: skip
+    return jax.jit(step_fn, donate_argnums=0, out_shardings=(jax.tree.map(lambda s: s.sharding, abstract), None))
+
+
 def variables(state: TrainState) -> dict:
     """What predict functions take."""
     return {"params": state.params, **state.state}
-
-
-class Stop:
-    """Inside its `with`, true once SIGTERM (preemption) or SIGINT came: the loop then saves and ends cleanly."""
-
-    def __init__(self):
-        self.signal, self._before = 0, {}
-
-    def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(self, *error):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _on_signal(self, number, frame):
-        del frame
-        if self.signal:  # asked twice: end at once
-            raise KeyboardInterrupt
-        self.signal = number
-
-    def __bool__(self):
-        return bool(self.signal)
 
 
 class Run(NamedTuple):
@@ -106,10 +96,14 @@ class Run(NamedTuple):
     iterator: Any
     start: int  # step at which this process began
     validating: bool
+    clock: timing.Clock
+    profile: timing.Profile
 
 
-def train(config, workdir: str | Path) -> Any:
+def train(config, workdir: str | Path, profile: str = "") -> Any:
     """Trains `config` in `workdir`, resuming if it holds a checkpoint; ends with the config's evaluation.
+
+    profile: "first:last" writes a trace of these steps to workdir/profile.
 
     Returns:
       the evaluation records, or None if a signal ended the run early (its state is saved).
@@ -118,24 +112,29 @@ def train(config, workdir: str | Path) -> Any:
       ValueError: a config, batch size, data set or checkpoint that does not fit; says what would.
       FloatingPointError: the loss became NaN or infinite; the last finite state is saved first.
     """
+    clock = timing.Clock()
     workdir = experiment.make_workdir(workdir)
+    trace = timing.Profile(profile, workdir / "profile")
     exp = experiment.build(config, workdir)
-    config = exp.config
     evaluate.check(exp)
-    total, schedule = exp.total_steps, exp.schedule
+    with jax.set_mesh(exp.mesh):
+        return _train(exp, workdir, clock, trace)
+
+
+def _train(exp: experiment.Experiment, workdir: Path, clock: timing.Clock, trace: timing.Profile) -> Any:
+    config, total = exp.config, exp.total_steps
     iterator = exp.train_iterator()
     validating = validates(exp)
     mgr = checkpoint.manager(workdir, config.train.keep, config.train.best_metric if validating else "")
-    init = functools.partial(init_state, exp=exp)
-    abstract = jax.eval_shape(init, exp.tables)
-    shardings = sharding.of_state(abstract, exp.mesh, config.sharding)
-    abstract = jax.tree.map(lambda s, d: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=d), abstract, shardings)
-    if mgr.latest_step() is None:
-        state = jax.jit(init, out_shardings=shardings)(exp.tables)
+    abstract = abstract_state(exp, exp.tables)
+    shardings = jax.tree.map(lambda s: s.sharding, abstract)
+    restored = checkpoint.restore_newest(mgr, abstract, iterator)
+    if restored is None:
+        state = jax.jit(functools.partial(init_state, exp=exp), out_shardings=shardings)(exp.tables)
         state = initial_weights.load_into(state, exp.pretrained, shardings)
         start = 0
     else:
-        state, start = checkpoint.restore(mgr, abstract, iterator)
+        state, start = restored
         logging.info("resuming at step %d of %d from %s", start, total, mgr.directory)
         if changed := metrics.changed_keys(metrics.read_run_file(workdir).get("config", {}), config.to_dict()):
             logging.warning("this config differs from the one the run began with in: %s", ", ".join(changed))
@@ -143,19 +142,23 @@ def train(config, workdir: str | Path) -> Any:
     logging.info("%s: %.2f M parameters, mesh %s", config.method, parameters / 1e6, dict(exp.mesh.shape))
     metrics.write_run_file(workdir, config.to_dict(), data=exp.fingerprints, parameters=parameters)
 
-    step_fn = functools.partial(
-        train_step, method=exp.method, make_tx=exp.optimizer, schedule=schedule, seed=config.seed, freeze=config.optim.freeze
-    )
-    step_fn = jax.jit(step_fn, donate_argnums=0, out_shardings=(shardings, None))
+    step_fn = step_function(exp, abstract)
     writer = metrics.Writer(workdir, total, start, tensorboard=config.train.tensorboard)
-    run = Run(exp, mgr, writer, metrics.Rate(config.data.batch_size, start), iterator, start, validating)
+    rate = metrics.Rate(config.data.batch_size, start)
+    run = Run(exp, mgr, writer, rate, iterator, start, validating, clock, trace)
     try:
         with Stop() as stop:
             state, step = loop(run, step_fn, state, stop)
+    except Exception as error:
+        distributed.leave_if_lost(error)
+        raise
     finally:
+        trace.close()
         writer.close()
         mgr.close()
         iterator.close()
+    logging.info("%s", clock.report(step - start))
+    metrics.update_run_file(workdir, seconds=clock.split())
     if stop:
         logging.warning("signal %d: step %d is saved in %s; start again to resume", stop.signal, step, workdir)
         return None
@@ -187,31 +190,42 @@ def validates(exp: experiment.Experiment) -> bool:
 
 def loop(run: Run, step_fn, state: TrainState, stop: Stop) -> tuple[TrainState, int]:
     """Steps until the end or a signal, with what has to be logged, scored and saved on the way -> (state, step)."""
-    options, total = run.exp.config.train, run.exp.total_steps
+    options, total, clock = run.exp.config.train, run.exp.total_steps, run.clock
     pending, step = None, run.start
-    while step < total and not stop and not _patience_is_over(run, step):
+    while step < total and not stop.reached(step) and not _patience_is_over(run, step):
         try:
-            batch = run.exp.put(next(run.iterator))
+            with clock.part("input") as busy:
+                batch = run.exp.put(next(run.iterator))
+                if pending is not None and not pending[1]["loss"].is_ready():
+                    busy.append(True)  # the device still works on the step before: nothing waits for this batch
         except Exception:
             if stop:  # the signal reached the loader's processes too
                 break
             raise
+        run.profile.before(step + 1)
         state, values = step_fn(state, batch)
         step += 1
+        run.profile.after(step, values)
         # The values of step n-1 are read while step n runs: the device never waits for the host.
         if pending is not None:
             _record(run, *pending, state)
         pending = step, values
+        if step == run.start + 1:
+            jax.block_until_ready(values)
+            clock.started()
         score = run.validating and (step % options.eval_every == 0 or step == total)
         if score or step == total or options.checkpoint_every and step % options.checkpoint_every == 0:
             _record(run, *pending, state)  # before saving: a run that resumes here has this record already
             pending = None
-            checkpoint.save(run.mgr, step, state, run.iterator, _quality(run, step, state) if score else None)
+            quality = _quality(run, step, state) if score else None
+            with clock.part("checkpoint"):
+                checkpoint.save(run.mgr, step, state, run.iterator, quality)
     if pending is not None:
         _record(run, *pending, state)
-    if stop and run.mgr.latest_step() != step:
-        checkpoint.save(run.mgr, step, state, run.iterator)
-    run.mgr.wait_until_finished()
+    with clock.part("checkpoint"):
+        if stop and run.mgr.latest_step() != step:
+            checkpoint.save(run.mgr, step, state, run.iterator)
+        checkpoint.finish(run.mgr)
     return state, step
 
 
@@ -226,7 +240,8 @@ def _patience_is_over(run, step: int) -> bool:
 
 def _quality(run, step, state) -> dict[str, float]:
     """Scores the validation split and logs the result."""
-    quality, best = evaluate.validate(run.exp, variables(state)), run.exp.config.train.best_metric
+    with run.clock.part("evaluation"):
+        quality, best = evaluate.validate(run.exp, variables(state)), run.exp.config.train.best_metric
     run.writer.write(step, quality)
     if best and not math.isfinite(quality.get(best, math.nan)):
         logging.warning("train.best_metric %r is not among, or not finite in: %s", best, quality)
@@ -240,7 +255,7 @@ def _record(run, step, values, state) -> None:
     if not (math.isfinite(loss) and math.isfinite(float(values["grad_norm"]))):
         values = {k: float(v) for k, v in values.items()}
         checkpoint.save(mgr, int(state.step), state, run.iterator)
-        mgr.wait_until_finished()
+        checkpoint.finish(mgr)
         raise FloatingPointError(
             f"step {step}: loss or gradient is not finite: {values}. The last finite state is saved in {mgr.directory}; "
             "try a lower schedule.lr, optim.clip_norm=1.0 or dtype=float32"
@@ -254,13 +269,17 @@ def _record(run, step, values, state) -> None:
 def define_flags(flag_values=FLAGS) -> None:
     """Flags beside --config."""
     flags.DEFINE_string("workdir", "", "Run directory; default runs/<method>-<variant>.", flag_values=flag_values)
+    flags.DEFINE_string("profile", "", "FIRST:LAST: a trace of these steps in <workdir>/profile.", flag_values=flag_values)
+    distributed.define_flags(flag_values)
 
 
 def main(argv):
     """Entry of `python -m medvlp_jax.train`."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; options look like --config.train.steps=100")
-    train(FLAGS.config, FLAGS.workdir or experiment.default_workdir(FLAGS.config))
+    distributed.start(FLAGS.distributed, FLAGS.heartbeat)
+    workdir = FLAGS.workdir or experiment.default_workdir(FLAGS.config)
+    distributed.run(lambda: train(FLAGS.config, workdir, FLAGS.profile))
 
 
 if __name__ == "__main__":

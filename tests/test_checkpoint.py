@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medvlp_jax import checkpoint, sharding, train, trees
+from medvlp_jax import checkpoint, checksums, sharding, train, trees
 
 BEST = "val/zeroshot/auc_macro"
 
@@ -165,6 +165,7 @@ def test_another_model_is_told_by_its_leaves(saved):
 def test_other_data_is_told_by_the_iterator(copy):
     path = copy / "checkpoints" / "5" / "data" / "metadata"
     path.write_text(json.dumps({**json.loads(path.read_text()), "source": "xyz"}))
+    checksums.write(copy / "checkpoints" / "5")
     with pytest.raises(ValueError, match="of another stream"):
         restore(copy)
 

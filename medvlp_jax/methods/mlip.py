@@ -75,14 +75,15 @@ def objective(m: MLIP, batch: dict, table: jax.Array, rng: jax.Array, weights: d
 def _global(m, v, t, valid, keys, on, o):
     """InfoNCE of the embeddings and of their divergent views, averaged, and the KL term of both encoders."""
     temperature = m.learned_temperature(o.temperature) if o.learn_temperature else o.temperature
+    info_nce = contrastive.chosen(o.contrast_chunk)
     if not o.divergence:
-        return {"global_contrast": contrastive.info_nce(v, t, temperature, valid)}
+        return {"global_contrast": info_nce(v, t, temperature, valid)}
     v2, dv = m.image_divergence(v, jax.random.normal(keys["image"], v.shape))
     t2, dt = m.text_divergence(t, jax.random.normal(keys["text"], t.shape))
     terms = {}
     if "global_contrast" in on:
         pairs = ((v, t), (v2, t), (v, t2), (v2, t2))
-        terms["global_contrast"] = sum(contrastive.info_nce(a, b, temperature, valid) for a, b in pairs) / len(pairs)
+        terms["global_contrast"] = sum(info_nce(a, b, temperature, valid) for a, b in pairs) / len(pairs)
     if "kl" in on:
         kl_text = contrastive.kl_divergence(dt["mu"], dt["log_var"], valid=valid)
         terms["kl"] = 0.5 * (contrastive.kl_divergence(dv["mu"], dv["log_var"]) + kl_text)

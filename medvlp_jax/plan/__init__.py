@@ -1,0 +1,1 @@
+"""What a train step costs on accelerators that are not there: python -m medvlp_jax.plan."""
