@@ -51,27 +51,27 @@ def run(plan: Plan, workers: int, max_bad_share: float = 0.05) -> dict:
         for old in (plan.out / "work").glob("*.tmp"):
             old.unlink()
         summaries = {i: shards.finished(plan.out, file) for i, (file, *_) in enumerate(plan.shards)}
-        todo = [i for i, found in summaries.items() if found is None]
+        missing = [i for i, found in summaries.items() if found is None]
         before = sum(len(plan.shards[i][2]) for i, found in summaries.items() if found)
-        if todo and before:
-            print(f"going on: {len(plan.shards) - len(todo)} of {len(plan.shards)} shards are there", file=sys.stderr)
+        if missing and before:
+            print(f"going on: {len(plan.shards) - len(missing)} of {len(plan.shards)} shards are there", file=sys.stderr)
         with _progress(before, sum(len(rows) for *_, rows in plan.shards)) as show:
-            for i, summary in _all(plan, todo, workers, lambda n: show(before + n)):
+            for i, summary in _all(plan, missing, workers, lambda n: show(before + n)):
                 summaries[i] = summary
         return card.finish(plan, [summaries[i] for i in range(len(plan.shards))], max_bad_share)
 
 
-def _all(plan: Plan, todo: list[int], workers: int, show):
+def _all(plan: Plan, missing: list[int], workers: int, show):
     """(number, summary) of every shard as it is finished."""
     done = 0
     if workers < 1:
-        for i in todo:
+        for i in missing:
             yield i, shards.make(plan.job(i))
             show(done := done + len(plan.shards[i][2]))
         return
     context = multiprocessing.get_context("spawn")
-    counter, waiting, running = context.Value("q", 0), iter(todo), {}
-    pool = concurrent.futures.ProcessPoolExecutor(min(workers, max(len(todo), 1)), context, _start, (counter,))
+    counter, waiting, running = context.Value("q", 0), iter(missing), {}
+    pool = concurrent.futures.ProcessPoolExecutor(min(workers, max(len(missing), 1)), context, _start, (counter,))
     try:
         while True:
             for i in waiting:
