@@ -166,7 +166,8 @@ def placed(exp: experiment.Experiment, variables: dict, where) -> dict:
     Raises:
       ValueError: they are of another model than the config; names what differs.
     """
-    checkpoint.check_fits(jax.eval_shape(lambda t: exp.init_variables(0, t), variables["knowledge"]), variables, where)
+    tables = variables.get("knowledge", {})  # transfer has none
+    checkpoint.check_fits(jax.eval_shape(lambda t: exp.init_variables(0, t), tables), variables, where)
     return jax.device_put(variables, sharding.of_state(variables, exp.mesh, exp.config.sharding))
 
 
