@@ -4,7 +4,8 @@ import json
 from medvlp_jax.tasks import html, plots, published
 
 TITLES = {"zeroshot": "Zero-shot classification", "grounding": "Zero-shot grounding", "retrieval": "Image and report retrieval",
-          "classification": "Classification", "segmentation": "Segmentation", "detection": "Detection"}  # fmt: skip
+          "classification": "Classification", "segmentation": "Segmentation", "detection": "Detection",
+          "severity": "Severity grading"}  # fmt: skip
 METRICS = {
     "auc_macro": "AUC, mean of the findings", "auc_macro_prompts": "AUC by prompt pairs, mean of the findings",
     "ap_macro": "Average precision, mean of the findings",
@@ -14,8 +15,12 @@ METRICS = {
     "pointing_game": "Pointing game", "pointing_game_chance": "Pointing game of a random point",
     "pointing_game_shuffled": "Pointing game with another image's map",
     "pointing_game_published": "Pointing game, ties count as hits",
-    "pixel_auc": "Pixel AUC", "iou_published": "IoU at threshold 0.008", "dice_published": "Dice at threshold 0.008",
+    "pixel_auc": "Pixel AUC", "iou_published": "IoU, published rule", "dice_published": "Dice, published rule",
     "iou_honest": "IoU, threshold of the validation data", "dice_honest": "Dice, threshold of the validation data",
+    "dice": "Dice", "iou": "IoU", "dice_all": "Dice, empty masks included", "f2_published": "F2, published rule",
+    "map": "Mean average precision, IoU 0.4 to 0.75", "map_published": "The same, boxes scored 0.5 or more",
+    "ap50": "Average precision at IoU 0.5", "accuracy": "Accuracy", "accuracy_top1": "Accuracy of the likeliest",
+    "mae": "Error of the expected grade", "kappa_quadratic": "Kappa, quadratic weights",
     "i2t_median_rank": "Median rank of an image's report", "t2i_median_rank": "Median rank of a report's image",
 }  # fmt: skip
 KNOWN = {"task", "dataset", "split", "protocol", "step", "data", "checkpoint", "metric", "value", "n", "ci", "per_class",
