@@ -2,7 +2,6 @@
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 
 from medvlp_jax import checkpoint, checksums, experiment, trees
 from tests.save_worker import of_step
-from tests.test_checkpoint import Iterator, abstract, save, state
+from tests.test_checkpoint import Iterator, abstract, copy, save, saved, state  # noqa: F401 - copy and saved are fixtures
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,18 +59,6 @@ def test_killed_while_saving(tmp_path):
 def test_killed_while_saving_a_hundred_times(tmp_path):
     for _ in range(100):
         killed_while_saving(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("saved")
-    save(folder, (3, 5))
-    return folder
-
-
-@pytest.fixture
-def copy(saved, tmp_path):
-    return shutil.copytree(saved, tmp_path / "run")
 
 
 def flip(path: Path) -> None:
