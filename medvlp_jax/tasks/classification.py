@@ -54,9 +54,7 @@ def label_records(task, values, labels, names, patients, resamples=1000, seed=0)
     samples = scores.bootstrap_auc(labels[:, kept], values[:, kept], patients, resamples, seed) if resamples and kept else None
     macro, each = None, {}
     if samples is not None:
-        there = np.isfinite(samples)
-        total, of = np.where(there, samples, 0).sum(1), there.sum(1)  # a resample that lost a class: mean of the others
-        macro = scores.interval(np.divide(total, of, out=np.full(len(of), np.nan), where=of > 0), patients)
+        macro = scores.interval(scores.row_means(samples), patients)  # a resample that lost a class: mean of the others
         each = {names[c]: scores.interval(samples[:, i], patients) for i, c in enumerate(kept)}
     mean = float(np.mean(list(per_class.values()))) if kept else float("nan")
     records.append(common.record(task, "auc_macro", mean, n, chance=0.5, ci=macro, per_class=per_class, **more))

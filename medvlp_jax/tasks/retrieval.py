@@ -73,11 +73,10 @@ def _collect(fn, variables, batches, categories, context) -> dict:
     keep = [i for i, h in enumerate(hosts) if (h.get("report") or "").strip()]
     data = {k: v[keep] for k, v in outputs.items()}
     hosts = [hosts[i] for i in keep]
-    data["patients"] = np.asarray([common.patient(h) for h in hosts], dtype=str)
     texts = (h["report"].strip().encode() for h in hosts)
     data["reports"] = np.asarray([hashlib.blake2b(t, digest_size=16).hexdigest() for t in texts], dtype=str)
     data["category"] = np.asarray([_category(h, categories) for h in hosts], dtype=str)
-    data = common.gather({**data, "id": common.ids(hosts), **subgroups.columns(hosts)})
+    data = common.gather({**data, **common.origin(hosts), **subgroups.columns(hosts)})
     data["texts"] = {str(h.get("id", "")): h["report"].strip() for h in hosts}  # of this process only
     if len(data["patients"]) < 2:
         raise ValueError(f"retrieval needs at least 2 examples with a report; the batches have {len(data['patients'])}")

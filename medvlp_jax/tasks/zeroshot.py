@@ -121,10 +121,9 @@ def _collect(fn, variables, batches, findings, context) -> dict:
     wanted = [n for n in seen if findings is None or n in findings]
     names = [n for n in wanted if common.entity_row(n, context.entities) is not None]
     labels = np.asarray([[_label(h, n) for n in names] for h in hosts], np.int8).reshape(len(hosts), len(names))
-    patients = np.asarray([common.patient(h) for h in hosts], dtype=str)
-    own = common.ids(hosts)
-    data = common.gather({**outputs, "labels": labels, "patients": patients, "id": own, **subgroups.columns(hosts)})
-    data["here"] = np.isin(data["id"], own)  # read by this process, so that it can show them
+    who = common.origin(hosts)
+    data = common.gather({**outputs, "labels": labels, **who, **subgroups.columns(hosts)})
+    data["here"] = np.isin(data["id"], who["id"])  # read by this process, so that it can show them
     return {**data, "names": names, "skipped": {n: "not an entity of the table" for n in wanted if n not in names}}
 
 
