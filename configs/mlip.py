@@ -79,6 +79,8 @@ def get_config(variant: str = "", workload: str = "mlip") -> ConfigDict:
 
     if variant == "quickstart":
         quickstart(c)
+        # So short a run learns most from knowledge -> patch, the term that scores and grounds entities.
+        l.knowledge_patch, l.global_contrast, l.category = 2.0, 0.5, 0.25
     if variant == "mimic_cxr":
         common.require_weights(
             c,
