@@ -32,7 +32,8 @@ def run(out: Path, removed: str, seed: int, steps: int) -> None:
     c.seed, c.train.steps, c.train.best_metric, c.evals.figures = seed, steps, "", False
     if removed:
         c.losses[removed] = 0.0
-    train.train(c, folder)
+    if train.train(c, folder) is None:
+        raise SystemExit(f"stopped by a signal during {folder.name}; the same command goes on from there")
 
 
 def values(out: Path, removed: str, seeds: list[int]) -> list[list[float]]:
