@@ -17,6 +17,7 @@ def test_ablation_removes_terms_and_skips_finished_runs(tmp_path, monkeypatch, c
         scores = {"auc_macro": 0.7 + 0.1 * config.seed} if config.losses.knowledge_patch else {}
         lines = [{"task": "zeroshot", "metric": k, "value": v} for k, v in {**scores, "auc_macro_prompts": 0.6}.items()]
         (folder / "eval" / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
+        return lines
 
     monkeypatch.setattr(ablation.train, "train", train)
     arguments = ["ablation", "--steps=1", "--seeds=0,1", f"--out={tmp_path}"]
@@ -31,6 +32,12 @@ def test_ablation_removes_terms_and_skips_finished_runs(tmp_path, monkeypatch, c
     assert rows["knowledge_patch"][:2] == ["-", "0.600 ± 0.000"]  # nothing trains entity scores then
     bench.main(arguments)
     assert len(trained) == 2 * 8
+
+
+def test_ablation_ends_on_a_signal(tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation.train, "train", lambda config, folder: None)  # what train returns then
+    with pytest.raises(SystemExit, match="stopped by a signal during full-0"):
+        bench.main(["ablation", f"--out={tmp_path}"])
 
 
 def test_unknown_benchmark_lists_those_there_are():

@@ -1,4 +1,5 @@
-"""What each term of MLIP is worth on the phantom: every term removed in turn, same budget, several seeds.
+"""What each term of MLIP is worth on the phantom: every term removed in turn, same budget, several seeds. The other terms
+keep the paper's weights, not those of the quickstart.
 
     python -m medvlp_jax.bench ablation --steps=300 --seeds=0,1 --out=runs/ablation
 
@@ -29,6 +30,7 @@ def run(out: Path, removed: str, seed: int, steps: int) -> None:
     if (folder / "eval" / "results.jsonl").exists():
         return
     c = mlip.get_config("quickstart")
+    c.losses = mlip.get_config().losses
     c.seed, c.train.steps, c.train.best_metric, c.evals.figures = seed, steps, "", False
     if removed:
         c.losses[removed] = 0.0
