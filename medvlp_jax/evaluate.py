@@ -14,7 +14,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from medvlp_jax import checkpoint, cli, distributed, experiment, initial_weights, metrics, sharding
+from medvlp_jax import checkpoint, cli, distributed, experiment, initial_weights, metrics, run_config, sharding
 from medvlp_jax.tasks import common, comparison_page, evaluation, page, suite
 
 FLAGS = flags.FLAGS
@@ -104,25 +104,6 @@ def validate(exp: experiment.Experiment, variables) -> dict[str, float]:
     return values
 
 
-def saved_config(workdir: str | Path) -> ConfigDict:
-    """The config a run was trained with, from its run.json.
-
-    Raises:
-      FileNotFoundError: no run.json there.
-    """
-    record = metrics.read_run_file(Path(workdir).expanduser())
-    if "config" not in record:
-        raise FileNotFoundError(f"no run.json with a config in {workdir}: give the --workdir of a run, or --config")
-    return ConfigDict(_tuples(record["config"]))
-
-
-def _tuples(value):
-    """JSON has lists where configs have tuples."""
-    if isinstance(value, dict):
-        return {k: _tuples(v) for k, v in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
 def evaluate(config, workdir: str | Path, step: str = "last", tasks=None) -> list[dict]:
     """Scores the checkpoint `step` ("last", "best" by config.train.best_metric, or a number) of a run.
 
@@ -199,7 +180,7 @@ def _saved(argv):
     if cli.flag_value(argv, "compare") is not None:
         return ConfigDict
     folder = cli.flag_value(argv, "workdir")
-    return (lambda: saved_config(folder)) if folder else None
+    return (lambda: run_config.saved(folder)) if folder else None
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from medvlp_jax import checkpoint, cli, evaluate, experiment, initial_weights, knowledge, metrics, weights
+from medvlp_jax import checkpoint, cli, evaluate, experiment, initial_weights, knowledge, metrics, run_config, weights
 from medvlp_jax.method import METHODS
 from medvlp_jax.reports import vocab
 from medvlp_jax.weights import hub
@@ -21,7 +21,7 @@ def config_of(path, overrides: Mapping = {}) -> ConfigDict:  # noqa: B006  (neve
       FileNotFoundError: neither there. ValueError: a trunk only; an unknown key of the config, or a value of a wrong type.
     """
     folder = Path(str(path)).expanduser()
-    config = evaluate.saved_config(folder) if "config" in metrics.read_run_file(folder) else _published_config(str(path))
+    config = run_config.saved(folder) if "config" in metrics.read_run_file(folder) else _published_config(str(path))
     for key, value in overrides.items():
         cli.check_key(config, key)
         try:
@@ -61,7 +61,7 @@ def open_model(config, path, step: str = "last"):
         checkpoint.choose(folder, step)  # says what is missing
     with config.unlocked():
         config.required, config.mesh, config.sharding = (), ConfigDict({"data": -1, "fsdp": 1}), "replicated"
-        if run and config.model == evaluate.saved_config(folder).model:  # sizes read off the initial weights are in it
+        if run and config.model == run_config.saved(folder).model:  # sizes read off the initial weights are in it
             config.data.tokenizer = str(initial_weights.tokenizer_path(config) or "")
             config.init = ""
             for key in initial_weights.TRUNKS.keys() & config.model.keys():

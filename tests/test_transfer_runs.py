@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from medvlp_jax import checkpoint, cli, evaluate, experiment, initial_weights, metrics, train, trees
+from medvlp_jax import checkpoint, cli, evaluate, experiment, initial_weights, metrics, run_config, train, trees
 from tests import tiny
 from tests.models import filled
 
@@ -91,7 +91,7 @@ def test_a_frozen_trunk_ends_as_it_began_and_patience_keeps_the_best(pretrained,
     jax.tree.map(np.testing.assert_array_equal, after, before)
     again = train.train(config("linear", **settings), tmp_path)  # nothing left to do
     assert {r["step"] for r in again} == {4} and checkpoint.steps(tmp_path)[-1] == 8
-    scored = evaluate.evaluate(evaluate.saved_config(tmp_path), tmp_path, "best")  # the command, long after training
+    scored = evaluate.evaluate(run_config.saved(tmp_path), tmp_path, "best")  # the command, long after training
     assert [(r["metric"], r["value"], r["step"]) for r in scored] == [(r["metric"], r["value"], r["step"]) for r in records]
 
 
