@@ -4,6 +4,7 @@ import json
 from collections import Counter
 
 from data import features, shards
+from medvlp_jax import atomic
 from medvlp_jax.input.prepared import FORMAT
 from medvlp_jax.tasks import html
 
@@ -38,7 +39,7 @@ def finish(plan, summaries: list[dict], max_bad_share: float) -> dict:
     }  # fmt: skip
     _tfds(plan, summaries)
     (plan.out / "card.html").write_text(page(card), encoding="utf-8")
-    shards.write(plan.out / "card.json", json.dumps(card, indent=1, ensure_ascii=False))
+    atomic.write_text(plan.out / "card.json", json.dumps(card, indent=1, ensure_ascii=False), plan.out / "work")
     return card
 
 
@@ -66,8 +67,7 @@ def _rows(out, summaries) -> dict:
     splits = dict.fromkeys(s["split"] for s in summaries)
     examples, patients, studies, reports = Counter(), {k: set() for k in splits}, {k: set() for k in splits}, Counter()
     labels, told = {k: {"present": Counter(), "absent": Counter(), "uncertain": Counter()} for k in splits}, {}
-    temporary = out / "work" / "rows.jsonl.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
+    with atomic.writing(out / "rows.jsonl", out / "work") as temporary, open(temporary, "w", encoding="utf-8") as file:
         for summary in summaries:
             split = summary["split"]
             for text in (out / "work" / f"{summary['file']}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True):
@@ -83,7 +83,6 @@ def _rows(out, summaries) -> dict:
                     labels[split][name].update(str(x).strip() for x in listed if str(x).strip())
                 for column in ("view", "sex", "source"):
                     told.setdefault(column, Counter())[str(row.get(column) or "not given")] += 1
-    temporary.replace(out / "rows.jsonl")
     return {
         "examples": {k: examples[k] for k in splits}, "patients": {k: len(v) for k, v in patients.items()},
         "studies": {k: len(v) for k, v in studies.items()}, "with_report": {k: reports[k] for k in splits},

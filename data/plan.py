@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.shards import Job, Settings, write
+from data.shards import Job, Settings
+from medvlp_jax import atomic
 from medvlp_jax.input import datasets, manifest
 from medvlp_jax.input.rows import Table
 
@@ -73,7 +74,7 @@ class Plan:
         if not file.is_file():
             if found := sorted(p.name for p in self.out.iterdir() if p.name not in ("work", "plan.json"))[:5]:
                 raise ValueError(f"--out={self.out} holds other files ({', '.join(found)}); give an empty or new folder")
-            write(file, json.dumps(mine, indent=1))
+            atomic.write_text(file, json.dumps(mine, indent=1), self.out / "work")
             return
         before = json.loads(file.read_text(encoding="utf-8"))
         if before != mine:

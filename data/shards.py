@@ -5,7 +5,6 @@ process may be killed at any moment.
 """
 import hashlib
 import json
-import os
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -15,6 +14,7 @@ import cv2
 import numpy as np
 
 from data import features
+from medvlp_jax import atomic
 from medvlp_jax.input import check, decode, dicom, transforms
 from medvlp_jax.input.manifest import ManifestSource
 from medvlp_jax.input.rows import Rows
@@ -151,11 +151,10 @@ def make(job: Job, tick=lambda n: None) -> dict:
     from array_record.python import array_record_module
 
     folder = Path(job.out) / "work"
-    temporary = folder / f"{job.file}.{os.getpid()}.tmp"
     source, digest, lines = source_of(job), hashlib.sha256(), []
     counts = {"drops": {}, "unknown_labels": Counter(), "short_reports": [], "entities": {str(v): Counter() for v in (0, 1, 2)}}
-    writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
-    try:
+    with atomic.writing(Path(job.out) / job.file, folder) as temporary:
+        writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
         for index in range(len(source)):
             row = source.table[index]
             _, unknown, short = check.look_at_text(source, row)
@@ -175,28 +174,12 @@ def make(job: Job, tick=lambda n: None) -> dict:
                         counts["entities"][str(value)][entity] += 1
             tick(1)
         writer.close()
-        _settle(temporary, Path(job.out) / job.file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    write(folder / f"{job.file}.jsonl", "".join(lines))
+    atomic.write_text(folder / f"{job.file}.jsonl", "".join(lines))
     summary = {"file": job.file, "split": job.split, "rows": len(job.rows), "examples": len(lines),
                "bytes": (Path(job.out) / job.file).stat().st_size, "sha256_of_records": digest.hexdigest(),
                **counts}  # fmt: skip
-    write(folder / f"{job.file}.json", json.dumps(summary))
+    atomic.write_text(folder / f"{job.file}.json", json.dumps(summary))
     return json.loads(json.dumps(summary))
-
-
-def write(path: Path, text: str) -> None:
-    """A text file that is there as a whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    _settle(temporary, path)
-
-
-def _settle(temporary: Path, path: Path) -> None:
-    with open(temporary, "rb") as f:
-        os.fsync(f.fileno())
-    temporary.replace(path)
 
 
 def finished(out: Path, file: str) -> dict | None:

@@ -13,6 +13,8 @@ from absl import logging
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from medvlp_jax import atomic
+
 # Keys that a resumed run may change: they do not touch what the next step computes.
 FREE = re.compile(r"(train|evals|mesh|required)\b|sharding$|data\.(path|root|workers|cache|eval_batch_size)$")
 PACKAGES = ("medvlp_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
@@ -51,9 +53,7 @@ def read_run_file(workdir: Path) -> dict:
 
 def _write_json(path: Path, record: dict) -> None:
     if jax.process_index() == 0:
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(record, indent=1, default=str))
-        temporary.replace(path)
+        atomic.write_text(path, json.dumps(record, indent=1, default=str))
 
 
 def changed_keys(old: dict, new: dict, prefix: str = "") -> list[str]:
@@ -82,9 +82,7 @@ class Writer:
             return
         path = workdir / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text("".join(line + "\n" for line in lines if _step_of(line) <= resume_step))
-        temporary.replace(path)
+        atomic.write_text(path, "".join(line + "\n" for line in lines if _step_of(line) <= resume_step))
         self.file = path.open("a")
         self.board = _tensorboard(workdir / "tensorboard", resume_step + 1) if tensorboard else None
         self.progress = _progress(total_steps, resume_step)

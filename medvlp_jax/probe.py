@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 
-from medvlp_jax import cli, experiment, initial_weights, sharding, train
+from medvlp_jax import atomic, cli, experiment, initial_weights, sharding, train
 from medvlp_jax.input import fractions
 from medvlp_jax.losses import supervised
 from medvlp_jax.tasks import classification, common, scores, suite
@@ -60,10 +60,8 @@ def features(exp: experiment.Experiment, variables: dict, split: str, folder: Pa
         found, hosts = common.collect(fn, variables, exp.eval_batches(split), ("finding_labels",), put=exp.put)
         data = common.gather({"x": found["embed_trunk"], "labels": found["finding_labels"],
                               "row": np.asarray([h["row"] for h in hosts]), **common.origin(hosts)})  # fmt: skip
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp.npz")
-        np.savez(temporary, **{k: data[k] for k in Features._fields})
-        temporary.replace(path)
+        with atomic.writing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **{k: data[k] for k in Features._fields})
     with np.load(path) as z:
         return Features(*(z[k] for k in Features._fields))
 

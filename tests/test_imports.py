@@ -16,9 +16,9 @@ ARROWS = {
     "losses": ("losses.numerics",),
     "models": ("models",),
     "reports": ("reports",),
-    "input": ("input", "reports"),
+    "input": ("input", "reports", "atomic"),
     "methods": ("methods", "models", "losses", "reports.vocab", "method"),
-    "tasks": ("tasks", "method", "reports"),
+    "tasks": ("tasks", "method", "reports", "atomic"),
 }
 # Folder -> libraries it must not see.
 CLOSED = {

@@ -5,10 +5,11 @@ other rows nor the machine matter.
 """
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
+
+from medvlp_jax import atomic
 
 
 class Subset:
@@ -72,10 +73,7 @@ def stored(source, share: float, seed: int, folder: Path) -> tuple[Subset, str]:
     if not path.is_file():
         record = {"share": share, "seed": seed, "source": source.fingerprint, "examples": len(source),
                   "rows": choose(source, share, seed).tolist()}  # fmt: skip
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # every process of a run writes the same
-        temporary.write_text(json.dumps({**record, "sha256": _digest(record)}))
-        temporary.replace(path)
+        atomic.write_text(path, json.dumps({**record, "sha256": _digest(record)}))  # every process of a run writes the same
     return load(source, path)
 
 

@@ -5,14 +5,14 @@ layer. The tables are inputs of the models, not parameters.
 """
 import hashlib
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from absl import logging
+
+from medvlp_jax import atomic
 
 FORMAT = 1  # part of the cache key: raise it when the meaning of a table changes
 
@@ -130,13 +130,6 @@ def _read(path: Path, key: str, texts) -> dict[str, np.ndarray] | None:
 
 
 def _write(path: Path, key: str, out: dict[str, np.ndarray]) -> None:
-    """Writes beside the final name and renames: no process ever reads a half-written table."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as f:
-            np.savez(f, _key=np.array(key), **out)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """No process ever reads a half-written table."""
+    with atomic.writing(path) as temporary, temporary.open("wb") as f:
+        np.savez(f, _key=np.array(key), **out)

@@ -1,11 +1,11 @@
 """An evaluation as it lies on disk, for the page and for comparisons: nothing here computes a score."""
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
+from medvlp_jax import atomic
 from medvlp_jax.tasks import kept, suite
 
 PLACE = ("dataset", "split", "protocol", "step")
@@ -36,11 +36,8 @@ def describe(workdir: Path, place: dict, facts: dict) -> None:
     """Writes eval/protocol.json: the last evaluation's place and how it was made (config, versions, data, tasks)."""
     if jax.process_index() != 0:
         return
-    path = Path(workdir) / "eval" / "protocol.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps({"place": place, **facts}, indent=1, default=str), encoding="utf-8")
-    os.replace(temporary, path)
+    text = json.dumps({"place": place, **facts}, indent=1, default=str)
+    atomic.write_text(Path(workdir) / "eval" / "protocol.json", text)
 
 
 def load(workdir: str | Path) -> Evaluation:

@@ -6,12 +6,13 @@ can be matched. They keep names out of files that are passed on; who has a list 
 """
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import jax
 import numpy as np
 from absl import logging
+
+from medvlp_jax import atomic
 
 PLACE = "place"  # the array that says which evaluation a file belongs to, as JSON
 
@@ -88,11 +89,8 @@ def _bytes(image) -> np.ndarray:
 
 def write(path: Path, place: dict, arrays: dict) -> None:
     """Replaces a file as a whole, with the place of its evaluation (dataset, split, protocol, step)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
+    with atomic.writing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **{PLACE: np.asarray(json.dumps(place))}, **arrays)
-    os.replace(temporary, path)
 
 
 def read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:

@@ -2,7 +2,6 @@
 import inspect
 import json
 import math
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from absl import logging
 from rich.console import Console
 from rich.table import Table
 
+from medvlp_jax import atomic
 from medvlp_jax.method import Method
 from medvlp_jax.tasks import classification, common, detection, figures, grounding, retrieval, segmentation, severity, zeroshot
 
@@ -102,15 +102,10 @@ def write(path: Path, records: list[dict]) -> None:
     """
     if jax.process_index() != 0:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     new = {_key(r) for r in records}
     kept = [r for r in read(path) if _key(r) not in new] if path.exists() else []
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(plain(r), allow_nan=False, ensure_ascii=False) + "\n" for r in kept + records)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    lines = (json.dumps(plain(r), allow_nan=False, ensure_ascii=False) + "\n" for r in kept + records)
+    atomic.write_text(path, "".join(lines))
 
 
 def read(path: Path) -> list[dict]:
