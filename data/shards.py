@@ -5,7 +5,6 @@ process may be killed at any moment.
 """
 import hashlib
 import json
-import zlib
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -114,18 +113,7 @@ def example(source: ManifestSource, index: int, settings: Settings) -> dict:
 def _encode(pixels: np.ndarray, settings: Settings) -> bytes:
     if settings.format == "jpeg":
         return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, settings.quality])[1].tobytes()
-    return stored_png(pixels)
-
-
-def stored_png(pixels: np.ndarray) -> bytes:
-    """uint8 (h, w) -> a PNG without filter or compression, in one chunk: what `decode` reads fastest."""
-    height, width = pixels.shape
-    rows = np.zeros((height, width + 1), np.uint8)  # each begins with its filter: none
-    rows[:, 1:] = pixels
-    chunks = (b"IHDR", width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\0\0\0\0"), (
-        b"IDAT", zlib.compress(rows.tobytes(), 0)), (b"IEND", b"")
-    parts = [len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big") for kind, body in chunks]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    return decode.stored_png(pixels)
 
 
 def _plane(mask: np.ndarray, shape, target) -> bytes:

@@ -143,7 +143,8 @@ def main(argv=None) -> dict:
             prepare.run(plan.Plan("manifest", path, folder / kind, shards.Settings(256, format=kind)), workers=0)
             sources[kind] = source = prepared.PreparedSource(folder / kind, "train")
             for i in range(len(source)):  # for Pillow: the same bytes as single files
-                (folder / f"{i}.{kind}").write_bytes(source[i]["image"])
+                image = source[i]["image"]
+                (folder / f"{i}.{kind}").write_bytes(image if kind == "jpeg" else decode.stored_png(image))
             files[kind] = sorted(folder.glob(f"*.{kind}"))
         loaders = {}
         for recipe, (options, theirs) in RECIPES.items():

@@ -44,7 +44,8 @@ class Header(NamedTuple):
 def probe(data: bytes) -> Header | None:
     """The header of a JPEG or PNG without decoding it; None for any other format or a damaged header."""
     if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
-        return Header("png", int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"), 24)
+        height, width = int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+        return Header("png", height, width, 24) if height and width else None
     if data[:2] != b"\xff\xd8":
         return None
     at, size = 2, None
@@ -59,7 +60,7 @@ def probe(data: bytes) -> Header | None:
         if marker in _FRAME_MARKERS and at + 9 <= len(data):
             size = int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
         if marker == 0xDA:
-            return Header("jpeg", *size, at) if size else None
+            return Header("jpeg", *size, at) if size and all(size) else None
         at += 2 + length
     return None
 
@@ -70,7 +71,7 @@ def _complete(data: bytes, header: Header) -> bool:
     return data.rfind(end) > header.start
 
 
-def reduction(height: int, width: int, short_side: int | None) -> int:
+def reduction(height: int, width: int, short_side: float | None) -> int:
     """The largest of 1, 2, 4, 8 by which an image can shrink with its short side staying >= `short_side`."""
     if not short_side:
         return 1
@@ -80,7 +81,7 @@ def reduction(height: int, width: int, short_side: int | None) -> int:
 _REDUCED = {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8}
 
 
-def decode(data: bytes, short_side: int | None = None) -> np.ndarray:
+def decode(data: bytes, short_side: float | None = None) -> np.ndarray:
     """Encoded bytes -> uint8 (h, w) grey image.
 
     `short_side` is a hint: a JPEG whose short side is at least 2, 4 or 8 times as large is decoded at 1/2, 1/4 or 1/8 of
@@ -90,6 +91,11 @@ def decode(data: bytes, short_side: int | None = None) -> np.ndarray:
     Raises:
       ImageError: with one of `REASONS`.
     """
+    return read(data, probe(data), short_side)
+
+
+def read(data: bytes, header: Header | None, short_side: float | None = None) -> np.ndarray:
+    """As `decode`, where `probe(data)` is known already."""
     if not data:
         raise ImageError("empty file")
     if data[: len(LFS_PREFIX)] == LFS_PREFIX:
@@ -98,12 +104,11 @@ def decode(data: bytes, short_side: int | None = None) -> np.ndarray:
         from medvlp_jax.input import dicom  # which needs an extra, and this file
 
         return dicom.decode(data)
-    header = probe(data)
     scale = 1
     if header:
         if not _complete(data, header):
             raise ImageError("truncated", f"the end marker of the {header.kind} is missing")
-        if header.kind == "png" and (plain := _stored(data, header)) is not None:
+        if header.kind == "png" and (plain := _uncompressed(data, header)) is not None:
             return plain
         scale = reduction(header.height, header.width, short_side) if header.kind == "jpeg" else 1
         if header.height * header.width > MAX_PIXELS * scale**2:
@@ -118,9 +123,44 @@ def decode(data: bytes, short_side: int | None = None) -> np.ndarray:
     return to_uint8(image)
 
 
-def _stored(data: bytes, header: Header) -> np.ndarray | None:
-    """Pixels of an 8-bit grey PNG that is not compressed, such as data.prepare writes, several times faster than OpenCV reads
-    it; None for any other PNG. zlib checks its sum, so a damaged file is no image here either."""
+def stored_png(pixels: np.ndarray) -> bytes:
+    """uint8 (h, w), w < 65,535 -> a PNG without filter or compression, each row a block of its own, for `stored` to read."""
+    height, width = pixels.shape
+    rows = np.empty((height, width + 6), np.uint8)  # head of a block, filter of a row, the row
+    rows[:, :6], rows[:, 6:] = np.frombuffer(_row_head(width), np.uint8), pixels
+    rows[-1, 0] = 1  # the last block
+    total = zlib.adler32(np.ascontiguousarray(rows[:, 5:]))
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\0\0\0\0"
+    chunks = (b"IHDR", header), (b"IDAT", b"\x78\x01" + rows.tobytes() + total.to_bytes(4, "big")), (b"IEND", b"")
+    parts = [len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big") for kind, body in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def _row_head(width: int) -> bytes:
+    """What stands before each row: flags of a stored block, its length and the complement; no filter."""
+    length = width + 1
+    return b"\0" + length.to_bytes(2, "little") + (length ^ 0xFFFF).to_bytes(2, "little") + b"\0"
+
+
+def stored(data: bytes) -> np.ndarray | None:
+    """The pixels (h, w) of what `stored_png` made, as a read-only view into `data`; None for other bytes. The sums in it are
+    not looked at, so it is for bytes that something else has checked."""
+    if data[:4] != b"\x89PNG" or data[24:29] != b"\x08\0\0\0\0" or data[37:43] != b"IDAT\x78\x01":
+        return None
+    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    step, end = width + 6, 43 + height * (width + 6)
+    if not 0 < width < 0xFFFF or len(data) != end + 20:  # Adler-32, sum of the chunk, IEND
+        return None
+    heads = [bytes([value]) * height for value in _row_head(width)]
+    heads[0] = heads[0][1:] + b"\1"
+    if any(data[43 + i : end : step] != head for i, head in enumerate(heads)):
+        return None
+    return np.frombuffer(data, np.uint8, end - 43, 43).reshape(height, step)[:, 6:]
+
+
+def _uncompressed(data: bytes, header: Header) -> np.ndarray | None:
+    """Pixels of an 8-bit grey PNG that is not compressed, several times faster than OpenCV reads it; None for any other PNG.
+    zlib checks its sum, so a damaged file is no image here either."""
     end = 41 + int.from_bytes(data[33:37], "big")  # of the first chunk after the header's 33 bytes
     if data[24:29] != b"\x08\0\0\0\0" or data[37:41] != b"IDAT" or data[end + 8 : end + 12] != b"IEND" or data[43] & 6:
         return None  # colour, depth, several chunks, or a first block that is compressed

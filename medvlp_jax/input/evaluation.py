@@ -22,19 +22,19 @@ def _load(source, row: int, rows, tokenizer, options: Options, seed: int):
         masks = {k: transforms.map_mask(v, geometry, size) for k, v in example.get("masks", {}).items()}
         rng = np.random.default_rng([seed, row])  # candidate positions and swapped sentences are the same in every evaluation
         arrays = make_row(source, example, row, image, geometry, rows, rng, tokenizer, options)
+        host = {
+            "row": row,
+            "id": example["id"],
+            "patient_id": example.get("patient_id", ""),
+            "report": example["report"],
+            "boxes": transforms.map_boxes(example.get("boxes", ()), geometry, size),
+            "masks": masks,
+            "finding_labels": dict(example.get("finding_labels", {})),
+            "attributes": dict(example.get("attributes", {})),
+        }
     except (decode.ImageError, OSError) as e:
         logging.warning("example %d skipped (%s)", row, e)
         return None
-    host = {
-        "row": row,
-        "id": example["id"],
-        "patient_id": example.get("patient_id", ""),
-        "report": example["report"],
-        "boxes": transforms.map_boxes(example.get("boxes", ()), geometry, size),
-        "masks": masks,
-        "finding_labels": dict(example.get("finding_labels", {})),
-        "attributes": dict(example.get("attributes", {})),
-    }
     return arrays, host
 
 

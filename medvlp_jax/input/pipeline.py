@@ -169,14 +169,20 @@ def train_iterator(source, tokenizer, options: Options = DEFAULTS, *, batch_size
 
 
 class _Stream:
-    """Number k -> row k of the whole stream, with a random generator of its own."""
+    """The rows of the whole stream: row k has a random generator of its own, Philox with the key (seed, k)."""
 
     def __init__(self, order, loader: Loader, seed: int):
         self._order, self._loader, self._seed = order, loader, seed
 
-    def __getitem__(self, k: int) -> dict[str, Any]:
-        rng = np.random.Generator(np.random.Philox(key=np.array([self._seed, k], np.uint64)))
-        return self._loader(self._order[k], rng)
+    def rows(self, begin: int, size: int) -> list[dict[str, Any]]:
+        """Rows `begin` to `begin` + `size`. One generator is set to each key in turn: a new one takes ten times as long."""
+        bits = np.random.Philox(key=np.array([self._seed, begin], np.uint64))
+        rng, fresh, out = np.random.Generator(bits), bits.state, []
+        for k in range(begin, begin + size):
+            fresh["state"]["key"][1] = k
+            bits.state = fresh
+            out.append(self._loader(self._order[k], rng))
+        return out
 
 
 class _Pieces:
@@ -190,7 +196,7 @@ class _Pieces:
 
     def __getitem__(self, n: int) -> dict[str, Any]:
         begin = self._first + int(n) * self._step
-        return collate([self._stream[k] for k in range(begin, begin + self._size)])
+        return collate(self._stream.rows(begin, self._size))
 
 
 def order(source, rows: np.ndarray, seed: int):

@@ -12,7 +12,6 @@ import numpy as np
 
 from medvlp_jax.input import records
 from medvlp_jax.input.manifest import ManifestSource
-from medvlp_jax.input.masks import Masks
 
 FORMAT = 1  # of card.json and the records
 
@@ -62,13 +61,8 @@ class PreparedSource(ManifestSource):
         other.__dict__.pop("has_reports", None)
         return other
 
-    def __getitem__(self, index: int) -> dict:
-        e = records.example(self._records[int(self.rows[index])])
-        stored = e.pop("masks")
-        attributes = {k: e.pop(k) for k in ("view", "sex", "age", "source")}
-        del e["study_id"]
-        return {**e, "masks": Masks(stored.__getitem__, {name: [name] for name in stored}),
-                "attributes": {k: v for k, v in attributes.items() if v}}  # fmt: skip
+    def __getitem__(self, index: int) -> records.Example:
+        return records.Example(self._records[int(self.rows[index])])
 
     @functools.cached_property
     def fingerprint(self) -> str:

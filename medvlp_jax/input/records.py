@@ -6,12 +6,14 @@ import functools
 import json
 import zlib
 from bisect import bisect_right
+from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 
 from medvlp_jax.input import decode
+from medvlp_jax.input.masks import Masks
 from medvlp_jax.reports import vocab
 
 FEATURES = {
@@ -32,8 +34,8 @@ FEATURES = {
     "masks/image": "PNG, 0 or 255, of the image's size",
 }
 
-_SINGLE = tuple(name for name in FEATURES if not name.startswith("masks/"))
-_TEXTS = tuple(name for name in _SINGLE if name not in ("image", "presence", "finding_labels", "boxes", "severity"))
+_ATTRIBUTES = ("view", "sex", "age", "source")
+_LOOKED_UP = ("id", "patient_id", "image", "report", "presence", "finding_labels", "boxes", "severity", "masks", "attributes")
 
 
 @functools.cache
@@ -95,25 +97,60 @@ def unpack(data: bytes) -> np.ndarray:
     return np.frombuffer(bytearray(zlib.decompress(data)), np.int8).reshape(shape)  # (A, K)
 
 
-def example(data: bytes) -> dict:
-    """A record -> its fields decoded, the image and the masks {name: PNG} still encoded.
+class Example(Mapping):
+    """A record as an Example of a source. A field is decoded when it is first looked up, for a training row needs few of them.
 
-    Raises:
+    image: JPEG as it is stored, or uint8 (H, W) of an uncompressed PNG, read-only; ArrayRecord has checked the bytes.
+
+    Raises, when it is made or when a field is looked up:
       decode.ImageError: a damaged record.
     """
-    try:
-        found = parse(data)
-        out = {name: found[name].bytes_list.value[0] for name in _SINGLE}
-        for name in _TEXTS:
-            out[name] = out[name].decode()
-        for name, empty in (("finding_labels", "{}"), ("severity", "{}"), ("boxes", "[]")):
-            text = out[name].decode()
-            out[name] = json.loads(text) if text != empty else {} if empty == "{}" else []
-        out["boxes"], out["presence"] = [tuple(box) for box in out["boxes"]], unpack(out["presence"])
-        names, images = (found[f"masks/{k}"].bytes_list.value if f"masks/{k}" in found else () for k in ("name", "image"))
-        return {**out, "masks": {name.decode(): image for name, image in zip(names, images, strict=True)}}
-    except (ValueError, KeyError, IndexError, zlib.error) as e:
-        raise decode.ImageError("unreadable", f"damaged record ({type(e).__name__})") from None
+
+    def __init__(self, data: bytes):
+        try:
+            self._record = parse(data)
+            image = self._value("image")
+        except (ValueError, IndexError) as e:
+            raise _damaged(e) from None
+        pixels = decode.stored(image)
+        self._fields = {"image": image if pixels is None else pixels}
+
+    def _value(self, name: str) -> bytes:
+        return self._record[name].bytes_list.value[0]
+
+    def __getitem__(self, name: str):
+        if name not in self._fields:
+            if name not in _LOOKED_UP:
+                raise KeyError(name)
+            try:
+                self._fields[name] = self._decode(name)
+            except (ValueError, KeyError, IndexError, zlib.error) as e:
+                raise _damaged(e) from None
+        return self._fields[name]
+
+    def _decode(self, name: str):
+        if name == "presence":
+            return unpack(self._value(name))
+        if name == "masks":
+            names, images = (self._record[f"masks/{k}"].bytes_list.value for k in ("name", "image"))
+            stored = {name.decode(): image for name, image in zip(names, images, strict=True)}
+            return Masks(stored.__getitem__, {name: [name] for name in stored})
+        if name == "attributes":
+            return {k: text for k in _ATTRIBUTES if (text := self._value(k).decode())}
+        text = self._value(name).decode()
+        if name == "boxes":
+            return [tuple(box) for box in json.loads(text)]
+        return json.loads(text) if name in ("finding_labels", "severity") else text
+
+    def __iter__(self):
+        return iter(_LOOKED_UP)
+
+    def __len__(self) -> int:
+        return len(_LOOKED_UP)
+
+
+def _damaged(error: Exception) -> decode.ImageError:
+    return decode.ImageError("unreadable", f"damaged record ({type(error).__name__})")
 
 
 class Shards:

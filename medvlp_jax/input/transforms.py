@@ -29,7 +29,7 @@ class Geometry(NamedTuple):
         return Geometry(self.sx * sx, self.sy * sy, self.tx * sx + tx, self.ty * sy + ty)
 
 
-def load(image, short_side: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
+def load(image, short_side: float | None = None) -> tuple[np.ndarray, tuple[int, int]]:
     """The image field of an Example (encoded bytes, or a uint8/uint16 (H, W) array) -> (uint8 (h, w), (H, W)).
 
     (H, W) is the size that boxes and masks refer to; (h, w) is smaller where `short_side` let a JPEG decode at a fraction.
@@ -43,8 +43,8 @@ def load(image, short_side: int | None = None) -> tuple[np.ndarray, tuple[int, i
         if image.ndim != 2:
             raise ValueError(f"an image array must be (H, W) grey, got shape {image.shape}")
         return decode.to_uint8(image), image.shape
-    pixels = decode.decode(image, short_side)
     header = decode.probe(image)
+    pixels = decode.read(image, header, short_side)
     return pixels, (header.height, header.width) if header else pixels.shape
 
 
@@ -77,22 +77,27 @@ def window(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
     return out
 
 
-def fit(image: np.ndarray, size: int, how: str) -> tuple[np.ndarray, Geometry]:
-    """Brings an image to `size`: "stretch" to a square (MedKLIP's test), "pad" the long side to `size` and fill up with
-    black to a square (MGCA), "short" the short side to `size`, not square. -> (image, its Geometry)."""
+def _scaled(image: np.ndarray, size: int, how: str) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
+    """What `fit` does but for the black around it -> (image, (top, left) of it in the result, the result's shape)."""
     height, width = image.shape
     if how == "stretch":
-        return resize(image, size, size), Geometry(size / width, size / height)
+        return resize(image, size, size), (0, 0), (size, size)
     if how not in FITS:
         raise ValueError(f"unknown fit {how!r}; known: {', '.join(FITS)}")
     scale = size / (max if how == "pad" else min)(height, width)
     new_h, new_w = max(round(height * scale), 1), max(round(width * scale), 1)
-    geometry = Geometry(new_w / width, new_h / height)
     image = resize(image, new_h, new_w)
     if how == "short":
-        return image, geometry
-    top, left = (size - new_h) // 2, (size - new_w) // 2
-    return window(image, -top, -left, size), geometry.then(tx=left, ty=top)
+        return image, (0, 0), (new_h, new_w)
+    return image, ((size - new_h) // 2, (size - new_w) // 2), (size, size)
+
+
+def fit(image: np.ndarray, size: int, how: str) -> tuple[np.ndarray, Geometry]:
+    """Brings an image to `size`: "stretch" to a square (MedKLIP's test), "pad" the long side to `size` and fill up with
+    black to a square (MGCA), "short" the short side to `size`, not square. -> (image, its Geometry)."""
+    scaled, (top, left), shape = _scaled(image, size, how)
+    geometry = Geometry(scaled.shape[1] / image.shape[1], scaled.shape[0] / image.shape[0], left, top)
+    return scaled if scaled.shape == shape else window(scaled, -top, -left, size), geometry
 
 
 def center_crop(image: np.ndarray, size: int) -> tuple[np.ndarray, Geometry]:
@@ -135,6 +140,22 @@ def random_area(rng: np.random.Generator, shape: tuple[int, int], scale=(0.2, 1.
     return top, left, h, w
 
 
+def _load_area(rng: np.random.Generator, image, size: int, scale):
+    """Draws the window first, so that a JPEG is decoded no larger than it needs -> (uint8 (h, w), (H, W), window in (h, w))."""
+    header = None if isinstance(image, np.ndarray) else decode.probe(image)
+    if not header:
+        pixels, original = load(image)
+        return pixels, original, random_area(rng, original, scale)
+    original = header.height, header.width
+    area = random_area(rng, original, scale)
+    pixels = decode.read(image, header, min(original) * size / min(area[2:]))  # of which the window has `size` pixels a side
+    if pixels.shape == original:
+        return pixels, original, area
+    sy, sx = pixels.shape[0] / original[0], pixels.shape[1] / original[1]
+    top, left, h, w = round(area[0] * sy), round(area[1] * sx), round(area[2] * sy), round(area[3] * sx)
+    return pixels, original, (min(top, pixels.shape[0] - h), min(left, pixels.shape[1] - w), h, w)
+
+
 def random_resized_crop(rng: np.random.Generator, image: np.ndarray, size: int, scale=(0.2, 1.0)) -> np.ndarray:
     """The window of `random_area`, resized to (size, size)."""
     top, left, h, w = random_area(rng, image.shape, scale)
@@ -142,14 +163,14 @@ def random_resized_crop(rng: np.random.Generator, image: np.ndarray, size: int, 
 
 
 def train_image(rng: np.random.Generator, image, **options) -> np.ndarray:
-    """The image of `train_view`."""
-    return train_view(rng, image, **options)[0]
+    """The image of `train_view`, contiguous."""
+    return np.ascontiguousarray(train_view(rng, image, **options)[0])
 
 
 def train_view(rng: np.random.Generator, image, *, size: int, crop: str, frame: int, how: str, scale=(0.2, 1.0),
                hflip: float = 0.0, augment: tuple[int, int] | None = None) -> tuple[np.ndarray, Geometry]:
-    """The image field of an Example -> (a randomly changed uint8 (size, size, 1), Geometry from its own pixels, which knows
-    nothing of `augment`).
+    """The image field of an Example -> (a randomly changed uint8 (size, size, 1), perhaps a view of the decoded image; Geometry
+    from its own pixels, which knows nothing of `augment`).
 
     crop: "random_resized" (MedKLIP: `scale` of the area), "random" (MLIP: `fit` to `frame`, then a window) or "none" (`fit`
     to `size`). `augment` = (n, m) is RandAugment's number of operations and magnitude. `hflip` is a probability, 0 unless
@@ -160,18 +181,17 @@ def train_view(rng: np.random.Generator, image, *, size: int, crop: str, frame: 
       ValueError: unknown `crop` or `how`.
     """
     if crop == "random_resized":
-        # The smallest window of the scaled decode still has `size` pixels a side.
-        pixels, original = load(image, round(size / math.sqrt(scale[0])))
+        pixels, original, (top, left, h, w) = _load_area(rng, image, size, scale)
         loaded = pixels.shape
-        top, left, h, w = random_area(rng, pixels.shape, scale)
         pixels = resize(pixels[top : top + h, left : left + w], size, size)
         geometry = Geometry(tx=-left, ty=-top).then(size / w, size / h)
     elif crop == "random":
         pixels, original = load(image, frame)
         loaded = pixels.shape
-        pixels, geometry = fit(pixels, frame, how)
-        top, left = random_corner(rng, pixels.shape, size)
-        pixels, geometry = window(pixels, top, left, size), geometry.then(tx=-left, ty=-top)
+        pixels, (inside_y, inside_x), shape = _scaled(pixels, frame, how)
+        top, left = random_corner(rng, shape, size)
+        geometry = Geometry(pixels.shape[1] / loaded[1], pixels.shape[0] / loaded[0], inside_x - left, inside_y - top)
+        pixels = window(pixels, top - inside_y, left - inside_x, size)
     elif crop == "none":
         pixels, original = load(image, size)
         loaded = pixels.shape
@@ -185,7 +205,7 @@ def train_view(rng: np.random.Generator, image, *, size: int, crop: str, frame: 
         pixels, geometry = pixels[:, ::-1], geometry.then(sx=-1.0, tx=size)
     if augment:
         pixels = rand_augment(rng, np.ascontiguousarray(pixels), *augment)
-    return np.ascontiguousarray(pixels)[..., None], geometry  # (size, size, 1)
+    return pixels[..., None], geometry  # (size, size, 1)
 
 
 def eval_image(image, *, size: int, frame: int, how: str) -> tuple[np.ndarray, Geometry]:

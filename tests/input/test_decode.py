@@ -135,3 +135,30 @@ def test_error_survives_pickling():
 
     error = pickle.loads(pickle.dumps(decode.ImageError("truncated", "why")))
     assert (error.reason, error.detail, str(error)) == ("truncated", "why", "truncated: why")
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (7, 5), (256, 256), (3, 60_000)])
+def test_stored_png_is_a_png_and_a_view_of_its_bytes(height, width):
+    pixels = np.random.default_rng(height).integers(0, 256, (height, width), np.uint8)
+    data = decode.stored_png(pixels)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), pixels)  # checks all sums
+    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), pixels)
+    np.testing.assert_array_equal(decode.decode(data), pixels)
+    view = decode.stored(data)
+    np.testing.assert_array_equal(view, pixels)
+    assert np.shares_memory(view, np.frombuffer(data, np.uint8)) and not view.flags.writeable
+
+
+def test_only_a_stored_png_is_taken_for_one():
+    data = decode.stored_png(smooth())
+    others = [encode(GREY, "PNG"), encode(GREY, "PNG", compress_level=0), encode(GREY, "JPEG"), encode(RGB, "PNG")]
+    others += [b"", data[:-1]]
+    for row, place in ((0, 0), (5, 2), (119, 0), (60, 5)):  # heads of blocks, a filter
+        at = 43 + 166 * row + place
+        others.append(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    assert [decode.stored(other) for other in others] == [None] * len(others)
+    at = len(data) // 2  # a pixel: the view has no check, the file has
+    damaged = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+    assert decode.stored(damaged) is not None
+    with pytest.raises(decode.ImageError, match="unreadable"):
+        decode.decode(damaged)

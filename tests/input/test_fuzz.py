@@ -109,7 +109,7 @@ def test_any_radgraph_file(tmp_path, value):
 @given(st.binary(max_size=80))
 def test_any_record(data):
     with pytest.raises(decode.ImageError, match="damaged record"):
-        records.example(data)
+        records.Example(data)
 
 
 @FAST

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medvlp_jax.input import records
+from medvlp_jax.input import decode, records
 
 FEATURES = st.dictionaries(st.text(st.characters(blacklist_categories=["Cs"]), max_size=9), st.lists(st.binary(max_size=300),
                                                                                                     max_size=3), max_size=5)
@@ -38,3 +38,40 @@ def test_presence_is_packed_without_loss():
     np.testing.assert_array_equal(out, matrix)
     out[0] = 1  # writable
     assert len(records.pack(np.full((51, 75), -1, np.int8))) < 40
+
+
+FIELDS = {
+    "id": "a/b.jpg", "patient_id": "p", "image": decode.stored_png(np.arange(12, dtype=np.uint8).reshape(3, 4)),
+    "report": "É.", "presence": records.pack(np.full((51, 75), 2, np.int8)), "finding_labels": '{"Mass": -1}',
+    "boxes": '[["mass", 1, 2, 3, 4]]', "severity": '{"edema": 2}', "view": "PA", "sex": "", "age": "70", "source": "s",
+    "masks/name": "lung", "masks/image": decode.stored_png(np.full((3, 4), 255, np.uint8)),
+}
+
+
+def record(**fields):
+    values = {k: [v if isinstance(v, bytes) else v.encode()] for k, v in (FIELDS | fields).items() if v is not None}
+    return records.serialise(values)
+
+
+def test_an_example_is_the_record_decoded():
+    e = dict(records.Example(record()))
+    np.testing.assert_array_equal(e.pop("image"), np.arange(12).reshape(3, 4))
+    np.testing.assert_array_equal(e.pop("presence"), np.full((51, 75), 2))
+    masks = e.pop("masks")
+    assert list(masks) == ["lung"] and masks["lung"].all() and masks["lung"].shape == (3, 4)
+    assert e == {
+        "id": "a/b.jpg", "patient_id": "p", "report": "É.", "finding_labels": {"Mass": -1}, "boxes": [("mass", 1, 2, 3, 4)],
+        "severity": {"edema": 2}, "attributes": {"view": "PA", "age": "70", "source": "s"},
+    }  # fmt: skip
+    other = records.Example(record(**{"image": b"\xff\xd8", "masks/name": None, "masks/image": None}))
+    assert other["image"] == b"\xff\xd8" and dict(other["masks"]) == {} and other.get("nothing") is None and len(other) == 10
+
+
+@pytest.mark.parametrize("name, value", [("presence", b"x"), ("boxes", "["), ("report", b"\xff"), ("severity", None)])
+def test_a_damaged_field_is_told_when_it_is_looked_up(name, value):
+    example = records.Example(record(**{name: value}))
+    assert example["id"] == "a/b.jpg"
+    with pytest.raises(decode.ImageError, match="damaged record"):
+        example[name]
+    with pytest.raises(decode.ImageError, match="damaged record"):
+        records.Example(record(image=None))

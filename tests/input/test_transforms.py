@@ -84,6 +84,24 @@ def test_random_resized_crop_of_a_sliver_falls_back_to_its_centre(monkeypatch):
     np.testing.assert_array_equal(taken[0], gradient(10, 200)[:, 93:106])
 
 
+@pytest.mark.parametrize("shape, scales", [((512, 512), {1, 2}), ((900, 1400), {2}), ((3000, 2500), {4, 8})])
+def test_a_jpeg_is_decoded_no_larger_than_the_crop_needs(shape, scales, monkeypatch):
+    image = smooth(*shape)
+    data, whole = encode(Image.fromarray(image), "JPEG", quality=95), []
+    read = decode.read
+    monkeypatch.setattr(decode, "read", lambda *args: whole.append(read(*args)) or whole[-1])
+    for seed in range(12):
+        crop = {"size": 224, "crop": "random_resized", "frame": 256, "how": "pad"}
+        got, geometry = transforms.train_view(np.random.default_rng(seed), data, **crop)
+        want, unscaled = transforms.train_view(np.random.default_rng(seed), image, **crop)  # an array is not shrunk
+        window = transforms.random_area(np.random.default_rng(seed), shape)
+        scale = round(shape[0] / whole[-1].shape[0])
+        assert scale in scales and 224 <= min(window[2:]) / scale and (scale == 8 or min(window[2:]) < 448 * scale)
+        assert np.abs(got.astype(int) - want).mean() < 2.5
+        np.testing.assert_allclose(geometry, unscaled, rtol=0.02, atol=224 * scale / min(window[2:]))
+    assert len({pixels.shape for pixels in whole}) == len(scales)
+
+
 @pytest.mark.parametrize("crop", transforms.CROPS)
 def test_train_image_is_a_function_of_the_generator(crop):
     data = encode(Image.fromarray(smooth(300, 260)), "PNG")
