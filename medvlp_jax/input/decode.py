@@ -33,7 +33,7 @@ REASONS = ("empty file", "git-LFS pointer", "unreadable", "truncated", "too larg
 
 
 class Header(NamedTuple):
-    """What the first bytes tell: kind "jpeg" or "png", size in pixels, and where the pixel data start."""
+    """What the first bytes tell: kind "jpeg" or "png", size in pixels, and a place before the pixel data, behind previews."""
 
     kind: str
     height: int
@@ -48,8 +48,8 @@ def probe(data: bytes) -> Header | None:
         return Header("png", height, width, 24) if height and width else None
     if data[:2] != b"\xff\xd8":
         return None
-    at, size = 2, None
-    while at + 4 <= len(data):  # walk the segments up to the start of scan
+    at = 2
+    while at + 9 <= len(data):  # walk the segments up to the start of frame
         if data[at] != 0xFF:
             return None
         marker = data[at + 1]
@@ -57,10 +57,9 @@ def probe(data: bytes) -> Header | None:
             at += 1
             continue
         length = int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker in _FRAME_MARKERS and at + 9 <= len(data):
-            size = int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
-        if marker == 0xDA:
-            return Header("jpeg", *size, at) if size and all(size) else None
+        if marker in _FRAME_MARKERS:
+            height, width = int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+            return Header("jpeg", height, width, at) if height and width else None
         at += 2 + length
     return None
 

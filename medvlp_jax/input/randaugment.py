@@ -14,7 +14,7 @@ _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 
 def histogram(image: np.ndarray) -> np.ndarray:
     """Counts of the 256 grey values, int64 (256,)."""
-    return np.bincount(image.ravel(), minlength=256)
+    return cv2.calcHist([image], [0], None, [256], [0, 256]).ravel().astype(np.int64)  # exact: no image has 2^24 such pixels
 
 
 def auto_contrast(image: np.ndarray) -> np.ndarray:
@@ -44,8 +44,9 @@ def brightness(image: np.ndarray, factor: float) -> np.ndarray:
 
 def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
     """Blend with a smoothed copy: 0 smooth, 1 the image itself, above 1 sharper; the outermost pixels do not change."""
-    smooth = cv2.filter2D(image, -1, _SMOOTH)
-    out = cv2.addWeighted(image, factor, smooth, 1 - factor, 0)
+    kernel = (1 - factor) * _SMOOTH
+    kernel[1, 1] += factor
+    out = cv2.filter2D(image, -1, kernel)
     out[[0, -1]], out[:, [0, -1]] = image[[0, -1]], image[:, [0, -1]]
     return out
 
@@ -55,6 +56,18 @@ def affine(image: np.ndarray, matrix) -> np.ndarray:
     height, width = image.shape
     return cv2.warpAffine(image, np.asarray(matrix, np.float32), (width, height), flags=cv2.INTER_LINEAR,
                           borderMode=cv2.BORDER_CONSTANT, borderValue=FILL)
+
+
+def translate(image: np.ndarray, dx: float, dy: float) -> np.ndarray:
+    """`affine` of a shift by (dx, dy) pixels; by whole ones it is a copy, ten times as fast."""
+    if dx != int(dx) or dy != int(dy):
+        return affine(image, [[1, 0, dx], [0, 1, dy]])
+    height, width = image.shape
+    x, y = max(min(int(dx), width), -width), max(min(int(dy), height), -height)
+    out = np.full_like(image, FILL)
+    out[max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)] = image[
+        max(-y, 0) : height - max(y, 0), max(-x, 0) : width - max(x, 0)]
+    return out
 
 
 def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
@@ -72,8 +85,8 @@ OPERATIONS = {
     "Sharpness": lambda image, m, sign: sharpness(image, 0.1 + 1.8 * m),
     "ShearX": lambda image, m, sign: affine(image, [[1, 0.3 * m * sign, 0], [0, 1, 0]]),
     "ShearY": lambda image, m, sign: affine(image, [[1, 0, 0], [0.3 * m * sign, 1, 0]]),
-    "TranslateX": lambda image, m, sign: affine(image, [[1, 0, 10 * m * sign * image.shape[1] / 224], [0, 1, 0]]),
-    "TranslateY": lambda image, m, sign: affine(image, [[1, 0, 0], [0, 1, 10 * m * sign * image.shape[0] / 224]]),
+    "TranslateX": lambda image, m, sign: translate(image, 10 * m * sign * image.shape[1] / 224, 0),
+    "TranslateY": lambda image, m, sign: translate(image, 0, 10 * m * sign * image.shape[0] / 224),
     "Rotate": lambda image, m, sign: rotate(image, 30 * m * sign),
 }
 _NAMES = tuple(OPERATIONS)

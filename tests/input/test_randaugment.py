@@ -50,6 +50,17 @@ def test_affine_moves_as_pillow_does(name, matrix):
     assert np.abs(opposite - want).mean() > 5
 
 
+@pytest.mark.parametrize("dx, dy", [(0, 0), (7, 0), (-7, 0), (0, 7), (3, -5), (150, 0), (0, -96)])
+def test_a_shift_by_whole_pixels_is_the_affine_map(dx, dy):
+    image = picture()
+    np.testing.assert_array_equal(ra.translate(image, dx, dy), ra.affine(image, [[1, 0, dx], [0, 1, dy]]))
+    np.testing.assert_array_equal(ra.translate(image, dx + 0.5, dy), ra.affine(image, [[1, 0, dx + 0.5], [0, 1, dy]]))
+
+
+def test_histogram_is_a_count():
+    np.testing.assert_array_equal(ra.histogram(picture()), np.bincount(picture().ravel(), minlength=256))
+
+
 def test_rotation_is_about_the_centre_and_by_30_degrees_at_most():
     image = picture()
     want = pillow(image, lambda x: x.rotate(30, Image.Resampling.BILINEAR, fillcolor=128))
