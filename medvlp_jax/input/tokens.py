@@ -13,6 +13,7 @@ from tokenizers import Tokenizer as Backend
 from medvlp_jax.reports import sections
 
 SHIPPED_VOCAB = Path(sections.__file__).parent / "knowledge" / "vocab.txt"
+CACHED_PIECES = 20_000_000  # of texts seen, kept by each process: 0.3 GB with the texts, enough for 200,000 reports
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -40,6 +41,10 @@ class Tokenizer:
         backend.no_padding()
         self.backend = backend
         self.pad, self.unk, self.cls, self.sep, self.mask = (backend.token_to_id(t) for t in SPECIAL)
+        self._seen, self._room = {}, CACHED_PIECES
+
+    def __getstate__(self):
+        return {**self.__dict__, "_seen": {}, "_room": CACHED_PIECES}
 
     @property
     def vocab_size(self) -> int:
@@ -53,15 +58,29 @@ class Tokenizer:
 
     def pieces(self, text: str) -> Pieces:
         """The whole text in pieces. Words are what BERT's pre-tokenizer splits at white space and punctuation; sentences are
-        those of `sections.sentences`, and -1 is what belongs to none, such as the numbers of a list."""
+        those of `sections.sentences`, and -1 is what belongs to none, such as the numbers of a list.
+
+        What a text gave is kept: every epoch asks again, and splitting takes longer than reading the image.
+        """
+        found = self._seen.get(text)
+        if found is None:
+            found = self._split(text)
+            if self._room > 0:
+                self._seen[text] = found
+                self._room -= found.shape[1]
+        return Pieces(*found.astype(np.int32))
+
+    def _split(self, text: str) -> np.ndarray:
+        """The three arrays of `pieces`, (3, n); of 16 bits where the ids fit."""
         encoded = self.backend.encode(text, add_special_tokens=False)
         spans = np.array(sections.sentences(text), np.int64).reshape(-1, 2)
         starts = np.array([start for start, _ in encoded.offsets], np.int64)
         numbers = np.searchsorted(spans[:, 0], starts, side="right") - 1  # the last sentence that begins before a piece
         inside = numbers >= 0
         inside[inside] = starts[inside] < spans[numbers[inside], 1]
-        numbers = np.where(inside, numbers, -1).astype(np.int32)
-        return Pieces(np.array(encoded.ids, np.int32), np.array(encoded.word_ids, np.int32), numbers)
+        numbers = np.where(inside, numbers, -1)
+        small = max(self.vocab_size, len(starts)) <= np.iinfo(np.int16).max
+        return np.array([encoded.ids, encoded.word_ids, numbers], np.int16 if small else np.int32)  # (3, n)
 
     def encode(self, text: str, max_tokens: int = 112) -> dict[str, np.ndarray]:
         """Text -> {"input_ids", "attention_mask", "word_ids"}, int32 (max_tokens,): [CLS] pieces [SEP] [PAD]...
@@ -115,7 +134,7 @@ class Tokenizer:
         if len(visible):
             members = np.flatnonzero(own.sentences == visible[rng.integers(len(visible))])
             start, stop = members[0], members[-1] + 1
-            for new in self._sentences_in_random_order(rng, other):
+            for new in self._sentences_in_random_order(rng, self.pieces(other)):
                 if len(new) and not np.array_equal(new, own.ids[start:stop]):
                     ids = np.concatenate([own.ids[:start], new, own.ids[stop:]])
                     labels = np.concatenate([labels[:start], np.ones(len(new), np.int8), labels[stop:]])
@@ -123,10 +142,9 @@ class Tokenizer:
         ids, mask, labels = self._frame(ids, labels, max_tokens)
         return {"swapped_ids": ids, "swapped_mask": mask, "swapped_labels": labels.astype(np.int8)}
 
-    def _sentences_in_random_order(self, rng, text: str):
-        spans = sections.sentences(text)
-        for i in rng.permutation(len(spans)):
-            yield np.array(self.backend.encode(text[slice(*spans[i])], add_special_tokens=False).ids, np.int32)
+    def _sentences_in_random_order(self, rng, pieces: Pieces):
+        for i in rng.permutation(pieces.sentences.max(initial=-1) + 1):
+            yield pieces.ids[pieces.sentences == i]
 
     def decode(self, ids) -> str:
         """Ids (n,) -> text: pieces joined to words, special tokens and padding left out."""

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medvlp_jax.input import tokens
+from medvlp_jax.reports import sections
 from tests.input.fakes import SENTENCES, write_vocab
 
 TEXT = "No pleural effusion. There is a small left pneumothorax. Mild edema."
@@ -72,6 +73,27 @@ def test_swapping_exchanges_exactly_one_sentence(tokenizer, seed):
     gone = left.index(kept)
     start = int((own.sentences < gone).sum())
     assert labels[1 : 1 + start].sum() == 0 and labels[1 + start] == 1  # at the place of the one that left
+
+
+@pytest.mark.parametrize("room, splits", [(tokens.CACHED_PIECES, 3), (1, 5), (0, 8)])
+def test_what_is_kept_of_a_text_is_what_it_gives_anew(tokenizer, monkeypatch, room, splits):
+    monkeypatch.setattr(tokens, "CACHED_PIECES", room)
+    fresh, asked = pickle.loads(pickle.dumps(tokenizer)), []
+    monkeypatch.setattr(fresh, "_split", lambda text, split=fresh._split: asked.append(text) or split(text))
+    for text in (TEXT, OTHER, "", TEXT) * 2:
+        want, got = tokenizer.backend.encode(text, add_special_tokens=False), fresh.pieces(text)
+        assert got.ids.tolist() == want.ids and got.words.tolist() == want.word_ids
+        assert {array.dtype.name for array in got} == {"int32"}
+        got.ids[:] = 0  # what is kept does not change with it
+    assert len(asked) == splits
+
+
+def test_a_sentence_has_the_same_pieces_alone(tokenizer):
+    for text in (TEXT, OTHER, "1. Mild edema. 2. Lungs are clear.", "No acute process.\nHeart size is normal; tube at T4."):
+        pieces = tokenizer.pieces(text)
+        for i, span in enumerate(sections.sentences(text)):
+            alone = tokenizer.backend.encode(text[slice(*span)], add_special_tokens=False).ids
+            assert pieces.ids[pieces.sentences == i].tolist() == alone
 
 
 def test_list_numbers_stay_where_they_are(tokenizer):
