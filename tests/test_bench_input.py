@@ -16,7 +16,18 @@ def test_the_table_has_every_recipe_and_origin(capsys):
     assert set(found) == {(r, o) for r in ("MedKLIP", "MLIP") for o in ("jpeg", "png", "512")}
     assert all(mine > 0 and theirs > 0 for mine, theirs in found.values())
     text = capsys.readouterr().out
-    assert text.count("prepared, PNG") == 4 and "assumed MedKLIP=" in text and "RandAugment" in text
+    assert text.count("prepared, PNG") == 8 and "RandAugment" in text and text.count("(not measured here)") == 4
+
+
+def test_cores_follow_from_the_rate_of_a_chip(capsys):
+    assumed = bench_input.chip_rates("", 0.5)
+    assert 1.5e4 < assumed["h100"]["MedKLIP"] < 3e4 and assumed["v5p"]["MLIP"] < 0.5 * assumed["h100"]["MLIP"]
+    given = bench_input.chip_rates("MedKLIP=3000,MLIP=200", 0.5)
+    found = {("MedKLIP", o, who): 1500.0 for o in bench_input.ORIGINS for who in ("ours", "rows", "Pillow")}
+    found |= {("MLIP", *key[1:]): 400.0 for key in found}
+    bench_input.show(found, {key[:2]: {"read": 1.0} for key in found}, given)
+    lines = capsys.readouterr().out.splitlines()[-2:]
+    assert "at   3000" in lines[0] and lines[0].count("2.0 from") == 3 and lines[1].count("0.5 from") == 3
 
 
 def test_the_plain_loader_makes_normalised_tensors_of_the_same_image():

@@ -3,11 +3,14 @@
     python -m medvlp_jax.bench input
     python -m medvlp_jax.bench input --src=FOLDER       # your own JPEGs instead of synthetic ones
 
-Everything works in one thread and is measured in CPU seconds of this process, the runs of both loaders taking turns; the
-figure is the median turn. "Stages" times the parts of our rows one by one. How many cores a chip needs is arithmetic: its
-images a second (--chip_rates, an assumption that is printed) divided by those of a core.
+Everything works in one thread and is measured in CPU seconds of this process, the loaders taking turns; the figure is the
+median turn. Both make images only; "rows" are ours with the labels and word pieces of a report as well, of which later epochs
+find the pieces kept. The second table times the parts of our rows one by one, the third says how many cores feed a chip: the
+examples a second that it trains on, divided by the rows a second of a core. Give those of your run (images_per_s in its
+metrics.jsonl, divided by its chips) as --rates; without, they are what the model's operations allow at --utilization.
 """
 import argparse
+import csv
 import statistics
 import tempfile
 import time
@@ -19,18 +22,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from medvlp_jax.bench import pil_loader
-from medvlp_jax.input import decode, pipeline, prepared, transforms
-from medvlp_jax.input.examples import DEFAULTS
+from medvlp_jax.input import decode, pipeline, prepared, tokens, transforms
+from medvlp_jax.input.examples import DEFAULTS, make_row
 from medvlp_jax.input.manifest import ManifestSource
 from medvlp_jax.input.phantom import PhantomSource
 from medvlp_jax.input.randaugment import rand_augment
+from medvlp_jax.plan.chips import CHIPS
 
-MEDKLIP = DEFAULTS._replace(crop="random_resized", rand_augment=(2, 7), needs=())
-MLIP = DEFAULTS._replace(crop="random", fit="pad", frame=256, needs=())
+MEDKLIP = DEFAULTS._replace(crop="random_resized", rand_augment=(2, 7), needs=("labels",))
+MLIP = DEFAULTS._replace(crop="random", fit="pad", frame=256, needs=("labels", "text", "swap"))
 RECIPES = {"MedKLIP": (MEDKLIP, pil_loader.medklip), "MLIP": (MLIP, pil_loader.mlip)}
+# Operations of one training step for an example, as medvlp_jax.plan.program.operations counts them for the paper's configs
+OPERATIONS = {"MedKLIP": 23e9, "MLIP": 234e9}
 ORIGINS = {"jpeg": "prepared, JPEG", "png": "prepared, PNG", "512": "512 px JPEG files"}
 TARGETS = dict.fromkeys([("MedKLIP", "jpeg"), ("MedKLIP", "png")], 1500) | {("MLIP", "jpeg"): 5000, ("MLIP", "png"): 5000,
-                                                                             ("MLIP", "512"): 900}
+                                                                             ("MLIP", "512"): 900, ("MedKLIP", "512"): 900}
 BATCH = 32
 
 
@@ -40,21 +46,23 @@ def write_files(folder: Path, images: int, src: str) -> Path:
     if src and not paths:
         raise ValueError(f"no .jpg below {src}")
     phantom = None if src else PhantomSource("train", images, 0, 512)
-    lines = ["image,labels,split"]
+    texts = PhantomSource("train", images)  # the reports' content does not matter here
+    rows = [["image", "report", "split"]]
     for i in range(len(paths) or images):
         pixels = decode.decode(paths[i].read_bytes()) if src else phantom[i]["image"]
         scale = 512 / max(pixels.shape)
         pixels = transforms.resize(pixels, round(pixels.shape[0] * scale), round(pixels.shape[1] * scale))
         (folder / f"{i}.jpg").write_bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
-        lines.append(f"{i}.jpg,Normal,train")
+        rows.append([f"{i}.jpg", texts.text(i), "train"])
     path = folder / "manifest.csv"
-    path.write_text("\n".join(lines) + "\n")
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
     return path
 
 
-def ours(source, options):
+def ours(source, options, tokenizer=None):
     """() -> one batch of our training stream, in this thread."""
-    iterator = pipeline.train_iterator(source, None, options, batch_size=BATCH, seed=0, threads=0)
+    iterator = pipeline.train_iterator(source, tokenizer, options, batch_size=BATCH, seed=0, threads=0)
     return lambda: next(iterator)["image"]
 
 
@@ -73,11 +81,13 @@ def plain(files: list[Path], make):
     return batch
 
 
-def rates(loaders: dict, turns: int, batches: int) -> dict[str, float]:
-    """Images a second of each loader: the median of `turns` turns of `batches` batches, taken one loader after the other."""
+def rates(loaders: dict, turns: int, batches: int, warmup: int = 1) -> dict[str, float]:
+    """Images a second of each loader: the median of `turns` turns of `batches` batches, taken one loader after the other, after
+    `warmup` batches of each."""
     found = {name: [] for name in loaders}
     for load in loaders.values():
-        load()
+        for _ in range(warmup):
+            load()
     for _ in range(turns):
         for name, load in loaders.items():
             start = time.process_time()
@@ -97,8 +107,8 @@ def each(fn, values) -> float:
     return 1e6 * (time.process_time() - start) / len(values)
 
 
-def stages(source, options) -> dict[str, float]:
-    """{part: microseconds an image}; `rest` is what the stream adds: order, generators, Python between the parts."""
+def stages(source, options, tokenizer) -> dict[str, float]:
+    """{part: microseconds an image}."""
     rng, o, rows = np.random.default_rng(0), options, list(range(len(source)))
     data = [source[i]["image"] for i in rows]
     hint = None if o.crop == "random_resized" else o.frame
@@ -109,12 +119,21 @@ def stages(source, options) -> dict[str, float]:
     size = min(BATCH, len(images))
     lists = [images[k : k + size] for k in range(0, len(images) - size + 1, size)]
     batches = [np.stack(some) for some in lists]
+    geometry = transforms.Geometry()
+    examples = [(source[i], image) for i, image in zip(rows, images, strict=True)]
+
+    def tell(example):
+        make_row(source, example[0], 0, example[1], geometry, np.asarray(rows), rng, tokenizer, o)
+
+    for example in examples:
+        tell(example)  # later epochs are what counts
     normalise = jax.jit(lambda x: (x.astype(jnp.float32) / 255 - 0.485) / 0.229)
     out = {
         "read": each(source.__getitem__, rows),
         "decode": each(lambda d: transforms.load(d, hint), data),
         "crop, resize": each(lambda p: transforms.train_view(rng, p, **view, augment=None), pixels),
         "RandAugment": each(lambda p: rand_augment(rng, p, *o.rand_augment), flat) if o.rand_augment else 0.0,
+        "labels, text": each(tell, examples),
         "batch": each(np.stack, lists) / size,
         "to device, normalise": each(lambda b: jax.block_until_ready(normalise(jax.device_put(b))), batches) / size,
     }
@@ -128,8 +147,8 @@ def main(argv=None) -> dict:
     parser.add_argument("--images", type=int, default=192)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--batches", type=int, default=6)
-    parser.add_argument("--chip_rates", default="MedKLIP=9000,MLIP=2500",
-                        help="images a second that one H100 or v5p chip trains on, assumed (30-40 %% of its bf16 peak)")
+    parser.add_argument("--rates", default="", help="examples a second of one of your chips: MedKLIP=9000,MLIP=1500")
+    parser.add_argument("--utilization", type=float, default=0.4, help="without --rates: the share of a chip's bfloat16 peak")
     args = parser.parse_args(argv)
     from data import plan, prepare, shards
 
@@ -146,28 +165,43 @@ def main(argv=None) -> dict:
                 image = source[i]["image"]
                 (folder / f"{i}.{kind}").write_bytes(image if kind == "jpeg" else decode.stored_png(image))
             files[kind] = sorted(folder.glob(f"*.{kind}"))
-        loaders = {}
+        tokenizer, loaders = tokens.load(), {}
         for recipe, (options, theirs) in RECIPES.items():
             for origin in ORIGINS:
-                loaders[recipe, origin, "ours"] = ours(sources[origin], options)
+                loaders[recipe, origin, "ours"] = ours(sources[origin], options._replace(needs=()))
+                loaders[recipe, origin, "rows"] = ours(sources[origin], options, tokenizer)
                 loaders[recipe, origin, "Pillow"] = plain(files[origin], theirs)
-        found = rates(loaders, args.turns, args.batches)
-        parts = {(recipe, origin): stages(sources[origin], RECIPES[recipe][0]) for recipe in RECIPES for origin in ORIGINS}
-    chips = dict(pair.split("=") for pair in args.chip_rates.split(","))
-    out = {}
-    print(f"{'recipe':8} {'from':18} {'images/s/core':>13} {'Pillow':>7} {'ratio':>6} {'target':>7} {'cores a chip':>13}")
-    for recipe, origin in parts:
-        mine, theirs = (found[recipe, origin, who] for who in ("ours", "Pillow"))
-        out[recipe, origin] = mine, theirs
-        print(f"{recipe:8} {ORIGINS[origin]:18} {mine:13.0f} {theirs:7.0f} {mine / theirs:6.1f} "
-              f"{TARGETS.get((recipe, origin), ''):>7} {float(chips[recipe]) / mine:13.1f}")  # fmt: skip
-    print(f"cores a chip: at an assumed {args.chip_rates} images a second (not measured here)\n")
-    print("microseconds an image, part by part")
+        found = rates(loaders, args.turns, args.batches, warmup=-(-2 * len(files["512"]) // BATCH))
+        parts = {(r, origin): stages(sources[origin], RECIPES[r][0], tokenizer) for r in RECIPES for origin in ORIGINS}
+    show(found, parts, chip_rates(args.rates, args.utilization))
+    return {key: (found[*key, "ours"], found[*key, "Pillow"]) for key in parts}
+
+
+def chip_rates(given: str, utilization: float) -> dict[str, dict[str, float]]:
+    """{chip: {recipe: examples a second}}, given or assumed."""
+    if given:
+        return {"your chip": {name: float(rate) for name, rate in (pair.split("=") for pair in given.split(","))}}
+    return {chip: {name: utilization * CHIPS[chip].flops["bfloat16"] / n for name, n in OPERATIONS.items()}
+            for chip in ("h100", "v5p")}  # fmt: skip
+
+
+def show(found: dict, parts: dict, chips: dict) -> None:
+    """Prints the three tables."""
+    print(f"{'recipe':8} {'from':18} {'images/s/core':>13} {'Pillow':>7} {'ratio':>6} {'target':>7} {'rows/s/core':>12}")
+    for key in parts:
+        mine, rows, theirs = (found[*key, who] for who in ("ours", "rows", "Pillow"))
+        print(f"{key[0]:8} {ORIGINS[key[1]]:18} {mine:13.0f} {theirs:7.0f} {mine / theirs:6.1f} {TARGETS.get(key, ''):>7} "
+              f"{rows:12.0f}")  # fmt: skip
+    print("\nmicroseconds an image, part by part")
     heads = list(next(iter(parts.values())))
     print(f"{'recipe':8} {'from':18} " + " ".join(f"{h:>20}" for h in heads))
     for (recipe, origin), some in parts.items():
         print(f"{recipe:8} {ORIGINS[origin]:18} " + " ".join(f"{some[h]:20.0f}" for h in heads))
-    return out
+    print("\ncores that feed one chip")
+    for chip, examples in chips.items():
+        for recipe, rate in examples.items():
+            cores = ", ".join(f"{rate / found[recipe, origin, 'rows']:.1f} from {ORIGINS[origin]}" for origin in ORIGINS)
+            print(f"{chip:9} {recipe:8} at {rate:6.0f} examples a second (not measured here): {cores}")
 
 
 if __name__ == "__main__":

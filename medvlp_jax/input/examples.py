@@ -86,16 +86,14 @@ def choose_rows(source, require_report: bool) -> np.ndarray:
 
 def encode_text(source, row: int, text: str, rows, rng, tokenizer, options: Options) -> dict[str, np.ndarray]:
     """The token arrays of one example; the sentence that is swapped in comes from another random report of the source."""
-    if not {"text", "swap"} & set(options.needs):
-        return {}
-    pieces = tokenizer.pieces(text)
-    out = tokenizer.encode_pieces(pieces, options.max_tokens)
-    del out["sentence_ids"]
     if "swap" not in options.needs:
-        return out
+        return tokenizer.encode(text, options.max_tokens) if "text" in options.needs else {}
     other = row
     while other == row and len(rows) > 1:
         other = int(rows[rng.integers(len(rows))])
+    pieces = tokenizer.pieces(text)
+    out = tokenizer.encode_pieces(pieces, options.max_tokens)
+    del out["sentence_ids"]
     other_text = sections.report_text(source.text(other)) if other != row else ""
     return {**out, **tokenizer.swap_sentence(rng, pieces, other_text, options.max_tokens)}
 

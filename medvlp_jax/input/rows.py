@@ -6,6 +6,8 @@ import csv
 import difflib
 import io
 import json
+import os
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -55,24 +57,23 @@ class Table:
         self._spans, self.lines = spans, lines
         self._header = header
         self.columns = choose_columns(header, columns or {}, self.path.name)
-        self._stamp = _stamp(self.path)
+        self._stamp, self._fd = _stamp(self.path), None
+
+    def __getstate__(self):
+        return {**self.__dict__, "_fd": None}
 
     def __len__(self) -> int:
         return len(self._spans)
 
-    def __getitem__(self, index: int) -> dict:
-        with open(self.path, "rb") as f:
-            return self._parse(f, index)
-
     def __iter__(self):
-        with open(self.path, "rb") as f:
-            for index in range(len(self)):
-                yield self._parse(f, index)
+        return (self[index] for index in range(len(self)))
 
-    def _parse(self, file, index: int) -> dict:
-        start, stop = (int(v) for v in self._spans[index])
-        file.seek(start)
-        data = file.read(stop - start)
+    def __getitem__(self, index: int) -> dict:
+        start, stop = self._spans[index].tolist()
+        if self._fd is None:  # opened once: text swapping reads a row of another report for every example
+            self._fd = os.open(self.path, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._fd)
+        data = os.pread(self._fd, stop - start, start)  # threads share it
         if _stamp(self.path) != self._stamp:
             raise RuntimeError(f"{self.path.name} was changed while it is in use; start again to read it anew")
         text = data.decode("utf-8-sig")

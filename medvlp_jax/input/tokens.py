@@ -90,8 +90,8 @@ class Tokenizer:
         """
         if max_tokens < 3:
             raise ValueError(f"max_tokens must leave room for [CLS], one piece and [SEP], got {max_tokens}")
-        encoded = self.backend.encode(text, add_special_tokens=False)
-        ids, mask, words = self._frame(encoded.ids, encoded.word_ids, max_tokens)
+        pieces = self.pieces(text)
+        ids, mask, words = self._frame(pieces.ids, pieces.words, max_tokens)
         return {"input_ids": ids, "attention_mask": mask, "word_ids": words}
 
     def encode_pieces(self, pieces: Pieces, max_tokens: int = 112) -> dict[str, np.ndarray]:
