@@ -12,11 +12,12 @@ from absl import logging
 from jax.sharding import Mesh
 
 from medvlp_jax import initial_weights, knowledge, method, optim, sharding, trees
-from medvlp_jax.input import fractions, pipeline, sources, targets, tokens
+from medvlp_jax.input import fractions, pipeline, sources, studies, targets, tokens
 from medvlp_jax.reports import vocab
 
 SPLITS = ("train", "val", "test")
 DTYPES = ("float32", "bfloat16")
+UNITS = ("image", "study")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,7 +35,7 @@ class Experiment:
     def source(self, split: str):
         """The data set's split; where targets are learnt, its examples that tell them, and in training data.fraction of those.
 
-        The chosen examples are written to <workdir>/splits.
+        The chosen examples are written to <workdir>/splits. With data.unit = "study" the images of a study are one example.
         """
         if split not in self.opened:
             source, data, o = sources.make(self.config.data, split, self.config.seed), self.config.data, self.options
@@ -43,7 +44,7 @@ class Experiment:
             if split == "train" and data.fraction != 1:
                 source, digest = fractions.stored(source, data.fraction, data.fraction_seed, self.workdir / "splits")
                 logging.info("%d training examples, %g of all; split file SHA-256 %s", len(source), data.fraction, digest)
-            self.opened[split] = source
+            self.opened[split] = studies.Studies(source) if data.unit == "study" else source
         return self.opened[split]
 
     def has_split(self, split: str) -> bool:
@@ -196,6 +197,7 @@ def check_values(config) -> None:
         ("dtype", config.dtype, DTYPES),
         ("sharding", config.sharding, sharding.RULES),
         ("evals.split", config.evals.split, SPLITS),
+        ("data.unit", config.data.unit, UNITS),
         ("schedule.kind", config.schedule.kind, optim.SCHEDULES),
     ):
         if value not in known:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from medvlp_jax import atomic
+from medvlp_jax.input import studies
 
 
 class Subset:
@@ -38,6 +39,17 @@ class Subset:
     def truth(self, index) -> dict:
         """What is known of an example (input/targets.py)."""
         return self.source.truth(int(self.rows[index]))
+
+    @property
+    def studies(self) -> np.ndarray:
+        """Number of the study that an example is of, int64 (N,)."""
+        return studies.numbers(self.source)[self.rows]
+
+    @property
+    def projections(self) -> list[str]:
+        """Projection of each example."""
+        found = studies.projections(self.source)
+        return [found[row] for row in self.rows.tolist()]
 
     @property
     def fingerprint(self) -> str:

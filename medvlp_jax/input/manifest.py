@@ -37,7 +37,7 @@ class ManifestSource:
       root: folder that image and mask paths are relative to; default: the manifest's folder. Paths may not leave it.
       columns: {our column: the file's} where names differ; None for a column that is not to be read.
       ratios: shares of train and val where the file has no `split` column; the rest is test. A row's split is then the
-        SHA-256 of its source and patient_id (or image path) as a fraction of 2^256, so that it does not depend on other rows.
+        SHA-256 of its source and `owner` as a fraction of 2^256, so that it does not depend on other rows.
       closed_world: whether a label list is complete, so that entities known to the row's `source` (those that any of its
         rows lists, in any split) but not listed are absent. "auto": for rows without a report (multi-label sets such as
         ChestX-ray14); "always", "never". A label that is no known entity may imply any of them, so its row states no
@@ -128,9 +128,25 @@ class ManifestSource:
         return read(str(row.get("image") or "").strip()), Masks(read, mask_paths(row))
 
     def patient(self, index: int) -> str:
-        """Whose image it is; an image without a patient is its own."""
+        """Whose image it is; an image without a patient is its study's, without that its own."""
         row = self.table[self.rows[index]]
-        return f"{source_name(row)}/{row.get('patient_id') or row['image']}"
+        return f"{source_name(row)}/{owner(row)}"
+
+    @property
+    def studies(self) -> np.ndarray:
+        """Number of the study that an example is of, int64 (N,); an image without study_id is one of its own."""
+        seen, found = {}, []
+        for row in self.table:
+            study = str(row.get("study_id") or "")
+            key = source_name(row), str(row.get("patient_id") or ""), study, "" if study else str(row["image"])
+            found.append(seen.setdefault(key, len(seen)))
+        return np.array(found, np.int64)[self.rows]
+
+    @property
+    def projections(self) -> list[str]:
+        """Projection of each example as its row gives it, in capitals."""
+        found = [str(row.get("view") or "").strip().upper() for row in self.table]
+        return [found[row] for row in self.rows.tolist()]
 
     def truth(self, index: int) -> dict:
         """What is known of an example without reading its files (input/targets.py)."""
@@ -224,12 +240,17 @@ class ManifestSource:
         return digest.hexdigest()
 
 
+def owner(row: dict) -> str:
+    """Whose image a row is: its patient; where none is given its study, without that its own."""
+    return str(row.get("patient_id") or row.get("study_id") or row["image"])
+
 
 def scan(table: Table, ratios=(0.8, 0.1)) -> tuple[np.ndarray, dict[str, set[str]]]:
     """One pass over the table -> split name of each row (n,), {source: label names}. Checks patients and JSON columns."""
     splits, spaces, first = [], {}, {}
     for row, line in zip(table, table.lines.tolist(), strict=True):
-        source, patient = source_name(row), str(row.get("patient_id") or "")
+        source, patient = source_name(row), str(row.get("patient_id") or row.get("study_id") or "")
+        what = "patient" if row.get("patient_id") else "study"
         try:
             spaces.setdefault(source, set()).update(*(label_names(row, c) for c in ("labels", "absent", "uncertain")))
             parse_json(row, "boxes", [])
@@ -243,12 +264,12 @@ def scan(table: Table, ratios=(0.8, 0.1)) -> tuple[np.ndarray, dict[str, set[str
             if split is None:
                 raise ValueError(f"{table.path.name}, line {line}: split {row['split']!r}; expected train, val or test")
         else:
-            split = hash_split(source, patient or str(row["image"]), ratios)
+            split = hash_split(source, owner(row), ratios)
         splits.append(split)
         if patient:
-            before, there = first.setdefault((source, patient), (split, line))
+            before, there = first.setdefault((source, what, patient), (split, line))
             if before != split:
-                raise ValueError(f"{table.path.name}: lines {there} ({before}) and {line} ({split}) are of one patient in two "
+                raise ValueError(f"{table.path.name}: lines {there} ({before}) and {line} ({split}) are of one {what} in two "
                                  "splits, so that scores would be too good; correct the split column, or leave it out for a "
                                  "patient-wise split")
     return np.array(splits), spaces

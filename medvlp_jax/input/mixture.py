@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 
+from medvlp_jax.input import studies
+
 
 class MixtureSource:
     """Sources one after the other; a Source itself.
@@ -55,6 +57,20 @@ class MixtureSource:
     def groups(self) -> np.ndarray:
         """Number of the part that an example is of, int64 (N,)."""
         return np.repeat(np.arange(len(self.parts)), [len(part) for part in self.parts])
+
+    @property
+    def studies(self) -> np.ndarray:
+        """Number of the study that an example is of, int64 (N,); no study is of two parts."""
+        found, first = [], 0
+        for part in self.parts:
+            found.append(studies.numbers(part) + first)
+            first = int(found[-1].max()) + 1
+        return np.concatenate(found)
+
+    @property
+    def projections(self) -> list[str]:
+        """Projection of each example."""
+        return [name for part in self.parts for name in studies.projections(part)]
 
     @property
     def has_reports(self) -> np.ndarray:

@@ -29,13 +29,14 @@ class Loader:
 
     def __init__(self, source, rows, tokenizer, options: Options):
         self.source, self.rows, self.tokenizer, self.options = source, rows, tokenizer, options
+        self._draws = hasattr(source, "draw")  # of studies, a view
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         o, bad = self.options, []
         for _ in range(_TRIES):
             row = int(self.rows[index])
             try:
-                example = self.source[row]
+                example = self.source.draw(row, rng) if self._draws else self.source[row]
                 image, geometry = transforms.train_view(rng, example["image"], size=o.image_size, crop=o.crop, frame=o.frame,
                                                         how=o.fit, scale=o.crop_scale, hflip=o.hflip, augment=o.rand_augment)
                 arrays = make_row(self.source, example, row, image, geometry, self.rows, rng, self.tokenizer, o)

@@ -74,7 +74,7 @@ def chexpert(root: Path, reports: str | Path = ""):
             view = row.get("AP/PA") or row.get("Frontal/Lateral") or ""
             study = re.sub(r"^CheXpert-v1\.0[^/]*/", "", row["Path"]).rpartition("/")[0]
             yield {**out, "split": split, "view": view, "sex": row.get("Sex", ""), "age": row.get("Age", ""),
-                   **({"report": texts.get(study, ""), "study_id": study} if plus else {})}  # fmt: skip
+                   "study_id": study, **({"report": texts.get(study, "")} if plus else {})}  # fmt: skip
 
 
 def chexpert5x200(root: Path):
@@ -132,7 +132,7 @@ def openi(root: Path):
         labels = ";".join(dict.fromkeys((m.text or "").strip().replace(";", ",") for m in tree.iter("major")))
         for image in tree.iter("parentImage"):
             yield {"image": images[image.get("id", "")], "report": report, "labels": labels, "patient_id": path.stem,
-                   "split": hash_split("openi", path.stem)}  # fmt: skip
+                   "study_id": path.stem, "split": hash_split("openi", path.stem)}  # fmt: skip
 
 
 def padchest(root: Path):
@@ -153,4 +153,4 @@ def padchest(root: Path):
             raise ValueError(f"{file.name}: Labels {row['Labels'][:60]!r}; expected a list such as ['normal']") from None
         yield {"image": images[row["ImageID"]], "labels": ";".join(n for n in found if n and n != "exclude"),
                "patient_id": patient, "split": official(physician, "padchest", patient), "view": row["Projection"],
-               "sex": row["PatientSex_DICOM"]}  # fmt: skip
+               "study_id": row.get("StudyID", ""), "sex": row["PatientSex_DICOM"]}  # fmt: skip
