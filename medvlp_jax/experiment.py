@@ -69,13 +69,15 @@ class Experiment:
         """How examples become batches."""
         data = self.config.data
         return pipeline.Options(
-            image_size=data.image_size, frame=data.frame, max_tokens=data.max_tokens, **data.examples.to_dict()
+            image_size=data.image_size, frame=data.frame, max_tokens=data.max_tokens, captions=data.captions,
+            **data.examples.to_dict(),
         )
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:
         """Whole global batches of one pass over the training split."""
-        rows = len(pipeline.choose_rows(self.source("train"), self.options.require_report))
+        o = self.options
+        rows = len(pipeline.choose_rows(self.source("train"), o.require_report, o.captions))
         if rows < self.config.data.batch_size:
             raise ValueError(f"data.batch_size={self.config.data.batch_size} is more than the {rows} training examples")
         return rows // self.config.data.batch_size
@@ -134,7 +136,7 @@ class Experiment:
         needs = ("labels", "text") if "embed_text" in self.method.predict else ("labels",)
         needs += tuple(n for n in self.options.needs if n in targets.GROUPS)
         return lambda: pipeline.eval_batches(
-            self.source(split), self.tokenizer, self.options._replace(needs=needs, require_report=False),
+            self.source(split), self.tokenizer, self.options._replace(needs=needs, require_report=False, captions=False),
             batch_size=size // jax.process_count(), limit=limit or None,
             process_index=jax.process_index(), process_count=jax.process_count(),
         )  # fmt: skip

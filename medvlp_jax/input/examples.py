@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medvlp_jax.input import targets, transforms
+from medvlp_jax.input import captions, targets, transforms
 from medvlp_jax.reports import sections, triplets
 
 NEEDS = ("labels", "text", "swap")
@@ -24,8 +24,8 @@ class Options(NamedTuple):
     pixels, then a random window) or "none". fit: "pad", "stretch" or "short" (transforms.fit). rand_augment: (n, m) or None.
     hflip: probability; 0 because 25 of the 51 positions name a side. Evaluation: `eval_fit` to `eval_frame` pixels (default:
     S), central window of S. max_tokens: M with [CLS] and [SEP]. needs: groups of `NEEDS` and `targets.GROUPS`.
-    require_report: only examples with a report. targets: names of the findings or masks that supervised training is about;
-    max_boxes: of an image.
+    require_report: only examples with a report. captions: labels of an example without report are told as one
+    (input/captions.py). targets: names of the findings or masks that supervised training is about; max_boxes: of an image.
     """
 
     image_size: int = 224
@@ -40,6 +40,7 @@ class Options(NamedTuple):
     max_tokens: int = 112
     needs: tuple[str, ...] = NEEDS
     require_report: bool = False
+    captions: bool = False
     targets: tuple[str, ...] = ()
     max_boxes: int = 16
 
@@ -66,8 +67,9 @@ def check_options(options: Options, tokenizer) -> None:
         raise ValueError(f"needs = {tuple(options.needs)} asks for tokens, so a tokenizer is needed")
 
 
-def choose_rows(source, require_report: bool) -> np.ndarray:
+def choose_rows(source, require_report: bool, captioned: bool = False) -> np.ndarray:
     """Indices of the examples to use, int64 (n,). A source with `has_reports` (bool (N,) or True) spares reading the texts.
+    captioned: an example without report that has labels to make one of is as good.
 
     Raises:
       ValueError: none is left.
@@ -77,7 +79,10 @@ def choose_rows(source, require_report: bool) -> np.ndarray:
         has = getattr(source, "has_reports", None)
         if has is None:
             has = np.fromiter((bool(source.text(int(i)).strip()) for i in rows), bool, len(rows))
-        rows = rows[np.broadcast_to(has, rows.shape)]
+        has = np.array(np.broadcast_to(has, rows.shape))
+        if captioned:
+            has[~has] = [captions.known(source.truth(int(i))["finding_labels"]) for i in rows[~has]]
+        rows = rows[has]
     if not len(rows):
         why = " with a report; this method learns from reports" if require_report else ""
         raise ValueError("the source has no example" + why)
@@ -95,6 +100,8 @@ def encode_text(source, row: int, text: str, rows, rng, tokenizer, options: Opti
     out = tokenizer.encode_pieces(pieces, options.max_tokens)
     del out["sentence_ids"]
     other_text = sections.report_text(source.text(other)) if other != row else ""
+    if options.captions and other != row and not other_text:
+        other_text = captions.caption(source.truth(other)["finding_labels"], rng)
     return {**out, **tokenizer.swap_sentence(rng, pieces, other_text, options.max_tokens)}
 
 
@@ -105,6 +112,8 @@ def make_row(source, example: dict, row: int, image, geometry, rows, rng, tokeni
     a swapped sentence away.
     """
     text = sections.report_text(example["report"])
+    if options.captions and not text:
+        text = captions.caption(example["finding_labels"], rng)
     out = {"image": image, "has_report": np.float32(bool(text)), "valid": np.float32(1)}
     if "labels" in options.needs:
         out["labels"] = np.asarray(triplets.existence_labels(example["presence"]), np.int8)  # (K,)

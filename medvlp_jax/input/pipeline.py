@@ -163,7 +163,7 @@ def train_iterator(source, tokenizer, options: Options = DEFAULTS, *, batch_size
         raise ValueError(f"process_index {process_index} is not below process_count {process_count}")
     if not flags.FLAGS.is_parsed():  # grain reads flags; a program without absl.app has not parsed any
         flags.FLAGS.mark_as_parsed()
-    rows = choose_rows(source, options.require_report)
+    rows = choose_rows(source, options.require_report, options.captions)
     stream = _Stream(order(source, rows, seed), Loader(source, rows, tokenizer, options), seed)
     identity = {"source": source.fingerprint, "examples": len(rows), "seed": seed, "order": 2}  # 2: by numpy's permutations
     return TrainIterator(stream, identity, batch_size, process_index, process_count, workers, threads, max_bad)
