@@ -9,6 +9,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from medvlp_jax.input import headers
+
 # One image is one task here: OpenCV's own threads would only fight with the pipeline's.
 cv2.setNumThreads(1)
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what fails is raised as an ImageError
@@ -112,6 +114,8 @@ def read(data: bytes, header: Header | None, short_side: float | None = None) ->
         scale = reduction(header.height, header.width, short_side) if header.kind == "jpeg" else 1
         if header.height * header.width > MAX_PIXELS * scale**2:
             raise ImageError("too large", f"{header.width} x {header.height} px, the limit is {MAX_PIXELS:,} pixels")
+    elif (size := headers.size(data)) and size[0] * size[1] > MAX_PIXELS:
+        raise ImageError("too large", f"{size[1]} x {size[0]} px, the limit is {MAX_PIXELS:,} pixels")
     flags = _REDUCED[scale] if scale > 1 else cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)

@@ -12,6 +12,7 @@ from medvlp_jax.input import decode
 from medvlp_jax.input.prepared import PreparedSource
 from tests.data.test_prepare import fails, run
 from tests.input.test_decode import GREY, RGB, encode
+from tests.input.test_headers import huge
 
 HUGE = bytearray(encode(GREY, "PNG"))
 HUGE[16:24] = (30_000).to_bytes(4, "big") * 2
@@ -24,6 +25,8 @@ FILES = {
     "cmyk.jpg": (encode(RGB.convert("CMYK"), "JPEG"), None),
     "deep.png": (cv2.imencode(".png", 1000 + 12 * np.asarray(GREY, np.uint16))[1].tobytes(), None),
     "huge.png": (bytes(HUGE), "too large"),
+    "huge.tif": (huge("tiff"), "too large"),
+    "huge.bmp": (huge("bmp"), "too large"),
     "тест ü 胸.png": (encode(GREY, "PNG"), None),
     "pointer.png": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n", "git-LFS pointer"),
     "page.png": (b"<html>404</html>", "unreadable"),
