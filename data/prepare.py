@@ -142,6 +142,7 @@ def main(argv=None) -> None:
     add("--sections", default="impression,findings", help="of a report, in this order")
     add("--closed_world", choices=("auto", "always", "never"), default="auto", help="whether a list of labels is complete")
     add("--require_report", action="store_true", help="drop images without a report")
+    add("--keep_burned_in", action="store_true", help="keep DICOM images that say that text (a name?) is burnt into them")
     add("--max_bad_share", type=float, default=0.05, help="of rows that cannot be used; above it there is no card")
     add("--shard_mb", type=float, default=100.0, help="rough size of a shard")
     add("--root", default="", help="manifest: folder that its paths are relative to")
@@ -160,7 +161,7 @@ def _main(args) -> None:
     views = args.views or ("PA,AP" if args.dataset == "mimic_cxr" else "all")
     kept = () if views == "all" else tuple(sorted({view.strip().upper() for view in views.split(",")}))
     settings = shards.Settings(args.size, args.quality, args.format, tuple(args.sections.split(",")), args.closed_world, kept,
-                               args.require_report)  # fmt: skip
+                               args.require_report, args.keep_burned_in)  # fmt: skip
     options = {name: getattr(args, name) for name in ("reports", "radgraph", "labels") if getattr(args, name)}
     taken = {"mimic_cxr": {"reports", "radgraph", "labels"}, "chexpert": {"reports"}}.get(args.dataset, set())
     if wrong := set(options) - taken:

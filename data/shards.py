@@ -27,7 +27,8 @@ class Settings(NamedTuple):
 
     size: long side in pixels, larger images are shrunk; format: "jpeg" (of `quality`) or "png", which is not compressed: four
     times the space, without loss and faster to read; sections, closed_world: as of ManifestSource;
-    views: projections to keep, () for all; require_report: drop images without a report.
+    views: projections to keep, () for all; require_report: drop images without a report; keep_burned_in: also DICOM images
+    that say of themselves that text is burnt into the pixels, which may be a name.
     """
 
     size: int = 256
@@ -37,6 +38,7 @@ class Settings(NamedTuple):
     closed_world: str = "auto"
     views: tuple[str, ...] = ()
     require_report: bool = False
+    keep_burned_in: bool = False
 
 
 class Job(NamedTuple):
@@ -58,7 +60,7 @@ class Drop(Exception):
     """A row that is left out, and why."""
 
 
-FILTERED = ("view ", "no report of two words")  # how the reasons begin that are no fault of the row
+FILTERED = ("view ", "no report of two words", "text burnt")  # how the reasons begin that are no fault of the row
 
 
 def source_of(job: Job) -> ManifestSource:
@@ -88,7 +90,10 @@ def example(source: ManifestSource, index: int, settings: Settings) -> dict:
         raise Drop(useless)
     try:
         data, masks = source.files(index, row)
-        view = view or dicom.view(data)
+        told, burnt_in = dicom.about(data)
+        view = view or told
+        if burnt_in and not settings.keep_burned_in:
+            raise Drop("text burnt into the image")
         if settings.views and view not in settings.views:
             raise Drop(f"view {view}" if view else "view unknown")
         pixels, (height, width) = transforms.load(data, 2 * settings.size)

@@ -59,7 +59,7 @@ def _stored(file) -> np.ndarray:
         name = getattr(file.file_meta.get("TransferSyntaxUID", ""), "name", "") or "unknown"
         raise ImageError(
             "unreadable", f"pixels of transfer syntax {name} ({type(e).__name__}); damaged, or it needs "
-            "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg") from None  # fmt: skip
+            "pip install 'medvlp_jax[dicom]'") from None  # fmt: skip
     if pixels.ndim != 2 and (kind in GREY or pixels.shape[2:] != (3,)):
         raise ImageError("unreadable", f"pixels of shape {pixels.shape}; expected one grey or RGB image")
     return pixels
@@ -119,14 +119,16 @@ def _first(value) -> float | None:
     return float(value[0] if hasattr(value, "__len__") and not isinstance(value, str) else value)
 
 
-def view(data: bytes) -> str:
-    """ViewPosition of a DICOM file ("PA"); "" where it has none, or is no DICOM file. Nothing else of it is read."""
+def about(data: bytes) -> tuple[str, bool]:
+    """ViewPosition of a DICOM file ("PA"), and whether it says that text is burnt into its pixels, which may be a name;
+    ("", False) where it does not tell, or is no DICOM file. Nothing else of it is read."""
     if data[128:132] != b"DICM":
-        return ""
+        return "", False
     import pydicom
 
     try:
-        file = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=["ViewPosition"])
+        file = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=["ViewPosition", "BurnedInAnnotation"])
+        view, burnt = (str(file.get(name) or "").strip().upper() for name in ("ViewPosition", "BurnedInAnnotation"))
     except Exception:  # as in `decode`, which will say what is wrong with the file
-        return ""
-    return str(file.get("ViewPosition") or "").strip().upper()
+        return "", False
+    return view, burnt == "YES"

@@ -12,6 +12,7 @@ from medvlp_jax.input import decode
 from medvlp_jax.input.prepared import PreparedSource
 from tests.data.test_prepare import fails, run
 from tests.input.test_decode import GREY, RGB, encode
+from tests.input.test_dicom import make as dicom
 from tests.input.test_headers import huge
 
 HUGE = bytearray(encode(GREY, "PNG"))
@@ -89,3 +90,20 @@ def test_nothing_usable_and_a_source_that_changed(tmp_path, capsys):
     assert "100.0% of the 1 rows cannot be used" in said and "missing file: 1 (line 2)" in said
     manifest(tmp_path, [["a.png", "x z", "1", "train"]])
     assert "begun with other rows: the source has changed" in fails(capsys, dataset="manifest", src=path, out=tmp_path / "out")
+
+
+def test_dicom_images_with_burnt_in_text_are_left_out_unless_asked_for(tmp_path):
+    """A name may be among it; nothing of the tags gets into the shards either."""
+    src = tmp_path / "src"
+    src.mkdir()
+    for i, tag in enumerate(("YES", "NO", "")):
+        (src / f"{i}.dcm").write_bytes(dicom(BurnedInAnnotation=tag))
+    path = manifest(src, [[f"{i}.dcm", "x y", f"p{i}", "train"] for i in range(3)])
+    kept = {}
+    for flags in ((), ("--keep_burned_in",)):
+        out = tmp_path / f"out{len(flags)}"
+        run(*flags, dataset="manifest", src=path, out=out)
+        card = json.loads((out / "card.json").read_text())
+        kept[len(flags)] = card["examples"]["train"], {k: v["lines"] for k, v in card["drops"].items()}
+        assert all(b"ecret" not in file.read_bytes() for file in out.rglob("*") if file.is_file())
+    assert kept == {0: (2, {"text burnt into the image": [2]}), 1: (3, {})}

@@ -99,7 +99,7 @@ def test_colour_is_weighed():
 
 @pytest.mark.parametrize("data, reason", [
     (make()[:200], "unreadable: "),
-    (make()[:-400], "unreadable: pixels of transfer syntax Explicit VR Little Endian .*needs pip install pylibjpeg"),
+    (make()[:-400], "unreadable: pixels of transfer syntax Explicit VR Little Endian .*needs pip install 'medvlp_jax"),
     (make(NumberOfFrames=2, PixelData=RAMP.tobytes() * 2), "a DICOM file of 2 frames; expected one radiograph"),
     (make(kind="PALETTE COLOR"), "PhotometricInterpretation 'PALETTE COLOR'; expected MONOCHROME1, MONOCHROME2 or RGB"),
     (make(Rows=40000, Columns=40000), "too large: 40000 x 40000 px"),
