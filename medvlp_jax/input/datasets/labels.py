@@ -136,12 +136,12 @@ def openi(root: Path):
 
 
 def padchest(root: Path):
-    """PadChest: PADCHEST_chest_x_ray_images_labels_*.csv; patients with labels by a physician are the test.
+    """PadChest: PADCHEST_chest_x_ray_images_labels_*.csv(.gz); patients with labels by a physician are the test.
 
     Their images with labels by a network are left out. Reports are Spanish and not read.
     """
     columns = ("ImageID", "PatientID", "Projection", "PatientSex_DICOM", "MethodLabel", "Labels")
-    file, images = find(root, "PADCHEST_chest_x_ray_images_labels_*.csv"), Images(root, ".png")
+    file, images = find(root, "PADCHEST_chest_x_ray_images_labels_*.csv*"), Images(root, ".png")
     test = {row["PatientID"] for row in table(file, *columns) if row["MethodLabel"] == "Physician"}
     for row in table(file, *columns):
         patient, physician = row["PatientID"], row["MethodLabel"] == "Physician"
