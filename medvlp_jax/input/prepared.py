@@ -12,6 +12,7 @@ import numpy as np
 
 from medvlp_jax.input import records
 from medvlp_jax.input.manifest import ManifestSource
+from medvlp_jax.input.rows import refuse_pointer
 
 FORMAT = 1  # of card.json and the records
 
@@ -79,6 +80,7 @@ def read_card(path: Path) -> dict:
         if (path / "plan.json").is_file():
             raise FileNotFoundError(f"the data set at {path} is not finished: run the same command again")
         raise FileNotFoundError(f"no prepared data set at {path}; expected a folder made by python -m data.prepare")
+    refuse_pointer(file)
     card = json.loads(file.read_text(encoding="utf-8"))
     if card.get("format") != FORMAT:
         raise ValueError(f"{file} is of format {card.get('format')!r}, this version reads {FORMAT}; prepare it anew")
@@ -87,6 +89,7 @@ def read_card(path: Path) -> dict:
         if not there.is_file():
             raise FileNotFoundError(f"shard {there} is missing; copy it, or run data.prepare again: it makes what is missing")
         if (size := there.stat().st_size) != shard["bytes"]:
+            refuse_pointer(there)
             raise ValueError(f"shard {there} has {size:,} bytes, {shard['bytes']:,} were written: copied in part? Copy it, "
                              "or delete it and run data.prepare again, which makes what is missing")
     return card

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from medvlp_jax.input.decode import LFS_PREFIX
+
 COLUMNS = {
     "image": "path of the image below the root (the only one that is needed)",
     "report": "radiology report, plain text",
@@ -41,7 +43,7 @@ class Table:
 
     Raises:
       FileNotFoundError: no such file, with the path that was expected.
-      ValueError: no `image` column, a probably misspelt column, text that is not UTF-8, a row that does not parse.
+      ValueError: a git-LFS pointer, no `image` column, a probably misspelt one, text that is not UTF-8, a row that is damaged.
     """
 
     def __init__(self, path: str | Path, columns: dict[str, str | None] | None = None):
@@ -51,6 +53,7 @@ class Table:
         self.kind = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}.get(self.path.suffix.lower())
         if self.kind is None:
             raise ValueError(f"a manifest is a .csv or .jsonl file, got {self.path.name!r}")
+        refuse_pointer(self.path)
         spans, lines, header = _scan_csv(self.path) if self.kind == "csv" else _scan_jsonl(self.path)
         if not len(spans):
             raise ValueError(f"{self.path.name} has no rows below its header")
@@ -113,6 +116,13 @@ class Rows:
 
     def __iter__(self):
         return (self[i] for i in range(len(self)))
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raises a ValueError where a file is the pointer of git-LFS instead of the data."""
+    with open(path, "rb") as file:
+        if file.read(len(LFS_PREFIX)) == LFS_PREFIX:
+            raise ValueError(f"{path.name} is a git-LFS pointer, not the data; fetch the real file with `git lfs pull`")
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Every kind of bad input through the whole of data.prepare: the right error or a counted skip, nothing lost, no hang."""
 import csv
+import gzip
 import io
 import json
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from medvlp_jax.input import decode
 from medvlp_jax.input.prepared import PreparedSource
+from tests.data import miniature
 from tests.data.test_prepare import fails, run
 from tests.input.test_decode import GREY, RGB, encode
 from tests.input.test_dicom import make as dicom
@@ -107,3 +109,52 @@ def test_dicom_images_with_burnt_in_text_are_left_out_unless_asked_for(tmp_path)
         kept[len(flags)] = card["examples"]["train"], {k: v["lines"] for k, v in card["drops"].items()}
         assert all(b"ecret" not in file.read_bytes() for file in out.rglob("*") if file.is_file())
     assert kept == {0: (2, {"text burnt into the image": [2]}), 1: (3, {})}
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
+
+
+@pytest.mark.parametrize("name", ["data.csv", "data.jsonl"])
+def test_a_manifest_that_is_a_pointer_says_so(tmp_path, capsys, name):
+    (tmp_path / name).write_bytes(POINTER)
+    said = fails(capsys, dataset="manifest", src=tmp_path / name, out=tmp_path / "out")
+    assert f"{name} is a git-LFS pointer, not the data; fetch the real file with `git lfs pull`" in said
+
+
+@pytest.mark.parametrize("file", ["mimic-cxr-reports.zip", "mimic-cxr-2.0.0-metadata.csv.gz", "mimic-cxr-2.0.0-split.csv.gz"])
+def test_archives_of_a_release_that_are_cut_or_changed_are_named(tmp_path, capsys, file):
+    src = tmp_path / "src"
+    src.mkdir()
+    miniature.mimic(src, 3)
+    data = (src / file).read_bytes()
+    changed = bytearray(data)
+    changed[60:80] = bytes(b ^ 255 for b in data[60:80])
+    for wrong in (POINTER, data[: len(data) // 2], bytes(changed), b""):
+        (src / file).write_bytes(wrong)
+        said = fails(capsys, dataset="mimic_cxr", src=src, out=tmp_path / "out")
+        assert file in said and said.count("\n") == 1 and "10000032" not in said
+        assert ("git-LFS pointer" in said) == (wrong == POINTER)
+
+
+def test_a_prepared_set_of_pointers_says_so(tmp_path):
+    src = tmp_path / "src"
+    src.mkdir()
+    (src / "good.jpg").write_bytes(FILES["good.jpg"][0])
+    run(dataset="manifest", src=manifest(src, [["good.jpg", "x y", "1", "train"]]), out=tmp_path / "out")
+    shard = next((tmp_path / "out").glob("*array_record*"))
+    for file in (shard, tmp_path / "out/card.json"):
+        file.write_bytes(POINTER)
+        with pytest.raises(ValueError, match=f"{file.name} is a git-LFS pointer"):
+            PreparedSource(tmp_path / "out", "train")
+
+
+def test_duplicate_identifiers_in_a_release_are_counted_once(tmp_path):
+    src = tmp_path / "src"
+    src.mkdir()
+    facts = miniature.mimic(src, 3)
+    path = src / "mimic-cxr-2.0.0-metadata.csv.gz"
+    lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)
+    path.write_bytes(gzip.compress(b"".join([*lines, lines[1], lines[3]])))
+    run(dataset="mimic_cxr", src=src, out=tmp_path / "out", views="all", max_bad_share=0.9)
+    card = json.loads((tmp_path / "out/card.json").read_text())
+    assert card["drops"]["image named twice"] == {"rows": 2, "lines": [len(facts) + 1, len(facts) + 2]}

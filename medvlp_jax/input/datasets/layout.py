@@ -3,10 +3,12 @@ import csv
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from medvlp_jax.input.manifest import hash_split
+from medvlp_jax.input.rows import refuse_pointer
 
 
 def find(root: Path, *names: str) -> Path:
@@ -27,8 +29,16 @@ def table(path: Path, *columns: str, delimiter: str = ",", names: tuple[str, ...
     """Rows of a CSV (or .csv.gz) with a header (or with the column `names`), white space around names and values removed.
 
     Raises:
-      ValueError: one of `columns` is missing, or a row is too short; names what was expected.
+      ValueError: one of `columns` is missing, or a row is too short; names what was expected. The file is damaged.
     """
+    refuse_pointer(path)
+    try:
+        yield from _table(path, columns, delimiter, names)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as e:
+        raise ValueError(f"{path.name} is damaged or was not copied in full ({type(e).__name__}: {e}); get it again") from None
+
+
+def _table(path: Path, columns, delimiter: str, names) -> Iterator[dict]:
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rt", newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file, delimiter=delimiter)

@@ -8,10 +8,12 @@
 """
 import json
 import zipfile
+import zlib
 from pathlib import Path
 
 from medvlp_jax.input.datasets.layout import find, number, table
 from medvlp_jax.input.manifest import SPLITS, hash_split
+from medvlp_jax.input.rows import refuse_pointer
 from medvlp_jax.reports import radgraph as graphs
 
 ZIP = "mimic-cxr-reports.zip"
@@ -85,7 +87,11 @@ class _Reports:
             return
         place = Path(where).expanduser() if where else root / ZIP if (root / ZIP).is_file() else root
         if place.is_file():
-            self._zip = zipfile.ZipFile(place)
+            refuse_pointer(place)
+            try:
+                self._zip = zipfile.ZipFile(place)
+            except zipfile.BadZipFile as e:
+                raise ValueError(f"{place.name} is no zip, damaged, or was not copied in full ({e}); get it again") from None
             first = next((name for name in self._zip.namelist() if name.endswith(".txt")), None)
             if first is None or "files/" not in first:
                 raise ValueError(f"{place.name} holds no files/p10/p<subject>/s<study>.txt; expected {ZIP} of MIMIC-CXR")
@@ -103,6 +109,8 @@ class _Reports:
             return self._zip.read(self._prefix + name).decode("utf-8", "replace")
         except KeyError:
             return ""
+        except (zipfile.BadZipFile, zlib.error, EOFError) as e:
+            raise ValueError(f"{ZIP} is damaged ({type(e).__name__}); get it again") from None
 
     def __call__(self, subject: str, study: str) -> str:
         if self._last[0] != study:  # the images of a study follow each other
