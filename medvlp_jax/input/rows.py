@@ -2,6 +2,7 @@
 
 Columns are those of the manifest format (`COLUMNS`); a user's own names are given as `columns={"report": "findings_text"}`.
 """
+import codecs
 import csv
 import difflib
 import io
@@ -79,7 +80,7 @@ class Table:
         data = os.pread(self._fd, stop - start, start)  # threads share it
         if _stamp(self.path) != self._stamp:
             raise RuntimeError(f"{self.path.name} was changed while it is in use; start again to read it anew")
-        text = data.decode("utf-8-sig")
+        text = data.removeprefix(codecs.BOM_UTF8).decode()
         if self.kind == "jsonl":
             record = json.loads(text)
         else:

@@ -1,4 +1,5 @@
 """Reports into sections and sentences. Layouts: MIMIC-CXR (headings on lines), Open-I (headings inline), plain text."""
+import functools
 import re
 from collections.abc import Iterable
 
@@ -86,12 +87,22 @@ def report_text(report: str, sections_wanted: Iterable[str] = ("impression", "fi
     """
     if ":" not in report and not _BANNER.search(report):
         return report.replace("\r\n", "\n").strip()  # no heading: what the rest of this function would find, sooner
+    return _report_text(report, tuple(sections_wanted))
+
+
+@functools.lru_cache(100_000)  # every epoch asks again; 0.1 GB of reports
+def _report_text(report: str, sections_wanted: tuple[str, ...]) -> str:
     found = sections(report)
     wanted = [found[name] for name in sections_wanted if name in found]
     if not wanted:
         skipped = {"indication", "comparison", "technique", "recommendation", "notification"}
         wanted = [text for name, text in found.items() if name not in skipped]
     return "\n\n".join(wanted)
+
+
+def forget() -> None:
+    """Empties the cache of reports."""
+    _report_text.cache_clear()
 
 
 def sentences(text: str) -> list[tuple[int, int]]:

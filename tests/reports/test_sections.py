@@ -95,3 +95,14 @@ def test_odd_text_takes_no_time():
         sections(text)
         sentences(text)
     assert time.process_time() - start < 10  # a square cost would take minutes
+
+
+def test_what_was_cut_out_before_is_not_read_again_until_it_is_forgotten():
+    from medvlp_jax.reports import sections as module
+
+    module.forget()
+    first = report_text(MIMIC)
+    assert report_text(MIMIC, ["findings"]) != first and report_text(MIMIC) is first
+    module.forget()
+    again = report_text(MIMIC)
+    assert again == first and again is not first
