@@ -145,6 +145,7 @@ def main(argv=None) -> dict:
     parser = argparse.ArgumentParser(prog="python -m medvlp_jax.bench input", description=__doc__.splitlines()[0])
     parser.add_argument("--src", default="", help="folder of JPEGs; default: synthetic radiographs")
     parser.add_argument("--images", type=int, default=192)
+    parser.add_argument("--quality", type=int, default=95, help="of the prepared JPEGs, as of data.prepare")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--batches", type=int, default=6)
     parser.add_argument("--rates", default="", help="examples a second of one of your chips: MedKLIP=9000,MLIP=1500")
@@ -159,7 +160,7 @@ def main(argv=None) -> dict:
         path = write_files(folder / "files", args.images, args.src)
         sources, files = {"512": ManifestSource(path, "train")}, {"512": sorted((folder / "files").glob("*.jpg"))}
         for kind in ("jpeg", "png"):
-            prepare.run(plan.Plan("manifest", path, folder / kind, shards.Settings(256, format=kind)), workers=0)
+            prepare.run(plan.Plan("manifest", path, folder / kind, shards.Settings(256, args.quality, kind)), workers=0)
             sources[kind] = source = prepared.PreparedSource(folder / kind, "train")
             for i in range(len(source)):  # for Pillow: the same bytes as single files
                 image = source[i]["image"]
