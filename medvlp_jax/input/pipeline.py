@@ -7,6 +7,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -48,10 +49,17 @@ class Loader:
         raise ValueError(f"{_TRIES} examples in a row cannot be decoded: {bad}")
 
 
-def collate(rows) -> dict[str, Any]:
-    """Rows of `Loader` -> arrays stacked; what was unreadable as one JSON text, which passes between processes unchanged."""
-    bad = [item for row in rows for item in row["bad"]]
-    return {**{k: np.stack([row[k] for row in rows]) for k in rows[0] if k != "bad"}, "bad": json.dumps(bad)}
+def collate(rows: Iterable[dict], size: int) -> dict[str, Any]:
+    """`size` rows of `Loader` -> arrays, each row copied while it is warm in the cache; what was unreadable as one JSON text,
+    which passes between processes unchanged."""
+    out, bad = {}, []
+    for i, row in enumerate(rows):
+        bad += row.pop("bad")
+        if not out:
+            out = {k: np.empty((size, *np.shape(v)), v.dtype) for k, v in row.items()}
+        for k, v in row.items():
+            out[k][i] = v
+    return {**out, "bad": json.dumps(bad)}
 
 
 class TrainIterator(grain.DatasetIterator):
@@ -175,15 +183,14 @@ class _Stream:
     def __init__(self, order, loader: Loader, seed: int):
         self._order, self._loader, self._seed = order, loader, seed
 
-    def rows(self, begin: int, size: int) -> list[dict[str, Any]]:
+    def rows(self, begin: int, size: int) -> Iterator[dict[str, Any]]:
         """Rows `begin` to `begin` + `size`. One generator is set to each key in turn: a new one takes ten times as long."""
         bits = np.random.Philox(key=np.array([self._seed, begin], np.uint64))
-        rng, fresh, out = np.random.Generator(bits), bits.state, []
+        rng, fresh = np.random.Generator(bits), bits.state
         for k in range(begin, begin + size):
             fresh["state"]["key"][1] = k
             bits.state = fresh
-            out.append(self._loader(self._order[k], rng))
-        return out
+            yield self._loader(self._order[k], rng)
 
 
 class _Pieces:
@@ -197,7 +204,7 @@ class _Pieces:
 
     def __getitem__(self, n: int) -> dict[str, Any]:
         begin = self._first + int(n) * self._step
-        return collate(self._stream.rows(begin, self._size))
+        return collate(self._stream.rows(begin, self._size), self._size)
 
 
 def order(source, rows: np.ndarray, seed: int):

@@ -100,10 +100,8 @@ def rand_augment(rng: np.random.Generator, image: np.ndarray, n: int = 2, m: flo
     """
     if not 0 <= m <= 10:
         raise ValueError(f"RandAugment's magnitude is 0..10, got {m}")
-    chosen = rng.integers(len(_NAMES), size=n)
-    applied = rng.random(n) < probability
-    signs = 1 - 2 * rng.integers(2, size=n)
-    for i, use, sign in zip(chosen, applied, signs, strict=True):
-        if use:
-            image = OPERATIONS[_NAMES[i]](image, m / 10, int(sign))
+    drawn = rng.random(3 * n).tolist()  # one draw of all: several of few numbers each take as long as an operation
+    for i, use, sign in zip(drawn[::3], drawn[1::3], drawn[2::3], strict=True):
+        if use < probability:
+            image = OPERATIONS[_NAMES[int(i * len(_NAMES))]](image, m / 10, 1 if sign < 0.5 else -1)
     return image

@@ -127,12 +127,14 @@ def random_area(rng: np.random.Generator, shape: tuple[int, int], scale=(0.2, 1.
     keeps the aspect within bounds.
     """
     height, width = shape
+    low, high = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(10):
-        area = height * width * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        share, stretch, y, x = rng.random(4).tolist()
+        area = height * width * (scale[0] + share * (scale[1] - scale[0]))
+        aspect = math.exp(low + stretch * (high - low))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
-            top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+            top, left = int(y * (height - h + 1)), int(x * (width - w + 1))
             break
     else:
         w, h = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))

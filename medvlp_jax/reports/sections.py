@@ -85,13 +85,13 @@ def report_text(report: str, sections_wanted: Iterable[str] = ("impression", "fi
     A report that has none of them (MIMIC-CXR has such) gives what is left without indication, comparison, technique,
     recommendation and notification.
     """
-    if ":" not in report and not _BANNER.search(report):
-        return report.replace("\r\n", "\n").strip()  # no heading: what the rest of this function would find, sooner
     return _report_text(report, tuple(sections_wanted))
 
 
 @functools.lru_cache(100_000)  # every epoch asks again; 0.1 GB of reports
 def _report_text(report: str, sections_wanted: tuple[str, ...]) -> str:
+    if ":" not in report and not _BANNER.search(report):
+        return report.replace("\r\n", "\n").strip()  # no heading: what the rest of this function would find, sooner
     found = sections(report)
     wanted = [found[name] for name in sections_wanted if name in found]
     if not wanted:

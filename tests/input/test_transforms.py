@@ -84,7 +84,7 @@ def test_random_resized_crop_of_a_sliver_falls_back_to_its_centre(monkeypatch):
     np.testing.assert_array_equal(taken[0], gradient(10, 200)[:, 93:106])
 
 
-@pytest.mark.parametrize("shape, scales", [((512, 512), {1, 2}), ((900, 1400), {2}), ((3000, 2500), {4, 8})])
+@pytest.mark.parametrize("shape, scales", [((512, 512), {1, 2}), ((900, 1400), {1, 2}), ((3000, 2500), {4, 8})])
 def test_a_jpeg_is_decoded_no_larger_than_the_crop_needs(shape, scales, monkeypatch):
     image = smooth(*shape)
     data, whole = encode(Image.fromarray(image), "JPEG", quality=95), []
