@@ -27,6 +27,8 @@ def test_cores_follow_from_the_rate_of_a_chip(capsys):
     found |= {("MLIP", *key[1:]): 400.0 for key in found}
     bench_input.show(found, {key[:2]: {"read": 1.0} for key in found}, given)
     lines = capsys.readouterr().out.splitlines()[-2:]
+    with pytest.raises(ValueError, match="expected a number for MedKLIP or MLIP.*came 'mlip'"):
+        bench_input.chip_rates("MedKLIP=1,mlip=2", 0.4)
     assert "at   3000" in lines[0] and lines[0].count("2.0 from") == 3 and lines[1].count("0.5 from") == 3
 
 

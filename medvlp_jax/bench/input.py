@@ -179,9 +179,17 @@ def main(argv=None) -> dict:
 
 
 def chip_rates(given: str, utilization: float) -> dict[str, dict[str, float]]:
-    """{chip: {recipe: examples a second}}, given or assumed."""
+    """{chip: {recipe: examples a second}}, given or assumed.
+
+    Raises:
+      ValueError: `given` is not of the form MedKLIP=9000,MLIP=1500.
+    """
     if given:
-        return {"your chip": {name: float(rate) for name, rate in (pair.split("=") for pair in given.split(","))}}
+        pairs = [pair.partition("=")[::2] for pair in given.split(",")]
+        if wrong := [name for name, rate in pairs if name not in RECIPES or not rate.replace(".", "", 1).isdecimal()]:
+            raise ValueError(f"--rates={given}: expected a number for {' or '.join(RECIPES)}, such as MedKLIP=9000,MLIP=1500; "
+                             f"came {', '.join(map(repr, wrong))}")
+        return {"your chip": {name: float(rate) for name, rate in pairs}}
     return {chip: {name: utilization * CHIPS[chip].flops["bfloat16"] / n for name, n in OPERATIONS.items()}
             for chip in ("h100", "v5p")}  # fmt: skip
 
