@@ -18,7 +18,7 @@ CUES = {
                  "suspected", "ruled out", "is|are|was|were|been excluded", "none", "none seen|identified|present",
                  "is|are absent"],
     # Gone since the last study: what came before ("has resolved"), what follows ("resolution of").
-    "gone_post": ["resolved", "cleared", "disappeared", "removed", "extubated",
+    "gone_post": ["removal", "resolved", "cleared", "disappeared", "removed", "extubated",
                   "no longer clearly? seen|present|visualized|visualised|identified|evident|appreciated|apparent|"
                   "visible|noted|demonstrated"],
     "gone": ["complete|interval? resolution of", "complete|interval? clearing of",
@@ -49,7 +49,8 @@ CUES = {
     "versus": ["versus", "vs"],
     # Ends every scope.
     "stop": [";", "but", "however", "although", "though", "except for?", "aside|apart from", "other than", "yet",
-             "while", "with the exception of", "whereas", "despite", "besides", "nevertheless", "additionally"],
+             "while", "with the exception of", "whereas", "despite", "besides", "nevertheless", "additionally",
+             "after", "following", "none on|in|at the? left|right|other|remaining side?|lung?"],
     # Starts an affirmed statement.
     "restart": ["there is|are|was|were", "there has|have been"],
     # The findings on both sides are one thing: they share a place.
