@@ -5,6 +5,7 @@ from collections import Counter
 
 from data import features, shards
 from medvlp_jax import atomic
+from medvlp_jax.input.columns import label_names
 from medvlp_jax.input.prepared import FORMAT
 from medvlp_jax.tasks import html
 
@@ -78,9 +79,7 @@ def _rows(out, summaries) -> dict:
                 patients[split].add(str(row.get("patient_id") or row["image"]))
                 studies[split].add(str(row.get("study_id") or row["image"]))
                 for column, name in (("labels", "present"), ("absent", "absent"), ("uncertain", "uncertain")):
-                    listed = row.get(column) or []
-                    listed = listed.split(";") if isinstance(listed, str) else listed
-                    labels[split][name].update(str(x).strip() for x in listed if str(x).strip())
+                    labels[split][name].update(label_names(row, column))
                 for column in ("view", "sex", "source"):
                     told.setdefault(column, Counter())[str(row.get(column) or "not given")] += 1
     return {

@@ -12,8 +12,9 @@ import csv
 import sys
 
 from medvlp_jax.input.phantom import PhantomSource
+from medvlp_jax.reports.agreement import agreement
 from medvlp_jax.reports.gold import figures
-from medvlp_jax.reports.measure import agreement, reports_per_second, summarise
+from medvlp_jax.reports.measure import reports_per_second, summarise
 
 LIMIT = 2000
 FEWEST = 20  # reports with a tag, for a line of its own

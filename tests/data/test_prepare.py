@@ -170,7 +170,7 @@ def test_batches_come_from_workers_and_by_name(mimic, tmp_path):
 
 def test_the_card_escapes_text_and_counts(tmp_path):
     (tmp_path / "src").mkdir()
-    rows = [{"labels": "Mass;<script>alert(1)</script>", "patient_id": "Jane Doe", "view": "<b>PA</b>"} for _ in range(3)]
+    rows = [{"labels": "Mass;<script>alert(1)</script>; Mass", "patient_id": "Jane Doe", "view": "<b>PA</b>"} for _ in range(3)]
     rows.append({"labels": "Edema", "image": "0.png"})
     rows.append({"labels": "Edema", "patient_id": "x"})
     path = write(tmp_path / "src", rows)

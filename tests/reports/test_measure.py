@@ -1,5 +1,6 @@
 from medvlp_jax.bench import reports as bench
-from medvlp_jax.reports.measure import agreement, is_usable, reports_per_second, summarise
+from medvlp_jax.reports.agreement import agreement
+from medvlp_jax.reports.measure import is_usable, reports_per_second, summarise
 
 
 def test_summary_counts_each_report_once():
