@@ -52,7 +52,7 @@ def test_views_are_the_same_for_other_processes_and_after_a_resume():
     want = [numbers(next(whole)) for _ in range(7)]
     first = [stream(source, batch_size=2, process_index=p, process_count=4) for p in range(4)]
     assert [numbers(*(next(it) for it in first)) for _ in range(2)] == want[:2]
-    second = [stream(source, batch_size=4, process_index=p, process_count=2, threads=2) for p in range(2)]
+    second = [stream(source, batch_size=4, process_index=p, process_count=2, threads=2, workers=p) for p in range(2)]
     for it in second:
         it.set_state(json.loads(json.dumps(first[0].get_state())))
     assert [numbers(*(next(it) for it in second)) for _ in range(5)] == want[2:]
