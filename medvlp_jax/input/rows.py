@@ -15,6 +15,8 @@ import numpy as np
 
 from medvlp_jax.input.decode import LFS_PREFIX
 
+csv.field_size_limit(2**24)  # 131,072 by default: run lengths of a mask may be longer; a lost quote is still an error
+
 COLUMNS = {
     "image": "path of the image below the root (the only one that is needed)",
     "report": "radiology report, plain text",

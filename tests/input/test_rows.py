@@ -120,3 +120,10 @@ def test_any_bytes_give_a_table_or_a_value_error(tmp_path, data, name):
         assert set(table[len(table) - 1]) <= set(COLUMNS)
     except ValueError as e:
         assert name in str(e)
+
+
+def test_long_fields_are_read_and_a_lost_quote_is_not(tmp_path):
+    text = "word " * 60_000
+    assert Table(write(tmp_path, f'image,report\na.png,"{text}"\n'))[0]["report"] == text
+    with pytest.raises(ValueError, match="line 2: not valid CSV"):
+        Table(write(tmp_path, 'image,report\na.png,"x\n' + "b.png,y\n" * 9))
