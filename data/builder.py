@@ -5,7 +5,7 @@
 import tensorflow_datasets as tfds
 
 from data import features, shards
-from medvlp_jax.input import datasets
+from medvlp_jax.input import check, datasets
 from medvlp_jax.input.manifest import ManifestSource, scan
 
 
@@ -30,6 +30,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _generate_examples(self, source, indices):
         for index in indices.tolist():
             try:
-                yield index, features.plain(shards.example(source, index, self.SETTINGS))
+                useless, _, _ = check.look_at_text(source, source.table[index])
+                yield index, features.plain(shards.example(source, index, self.SETTINGS, useless))
             except shards.Drop:
                 continue

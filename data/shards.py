@@ -72,8 +72,10 @@ def source_of(job: Job) -> ManifestSource:
     return source
 
 
-def example(source: ManifestSource, index: int, settings: Settings) -> dict:
+def example(source: ManifestSource, index: int, settings: Settings, useless: str | None = None) -> dict:
     """Row `index` -> fields of records.FEATURES, before they are encoded.
+
+    useless: why there is nothing to learn from the row, where that is so (check.look_at_text).
 
     Raises:
       Drop: the row is not usable, with the reason that is counted.
@@ -82,7 +84,6 @@ def example(source: ManifestSource, index: int, settings: Settings) -> dict:
     what, view = "", str(row.get("view") or "").strip().upper()
     if view and settings.views and view not in settings.views:
         raise Drop(f"view {view}")
-    useless, _, _ = check.look_at_text(source, row)
     text = source.text_of(row)
     if settings.require_report and not text:
         raise Drop("no report of two words")
@@ -151,11 +152,11 @@ def make(job: Job, tick=lambda n: None) -> dict:
         writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
         for index in range(len(source)):
             row = source.table[index]
-            _, unknown, short = check.look_at_text(source, row)
+            useless, unknown, short = check.look_at_text(source, row)
             counts["unknown_labels"].update(unknown)
             counts["short_reports"] += [source.line(index)] * short
             try:
-                e = example(source, index, job.settings)
+                e = example(source, index, job.settings, useless)
             except Drop as drop:
                 counts["drops"].setdefault(str(drop), []).append(source.line(index))
             else:

@@ -1,6 +1,7 @@
 """Studies of several images as one example: which view comes when, whose report it has, and where the run goes on."""
 import collections
 import json
+import pickle
 
 import cv2
 import numpy as np
@@ -52,7 +53,9 @@ def test_views_are_the_same_for_other_processes_and_after_a_resume():
     want = [numbers(next(whole)) for _ in range(7)]
     first = [stream(source, batch_size=2, process_index=p, process_count=4) for p in range(4)]
     assert [numbers(*(next(it) for it in first)) for _ in range(2)] == want[:2]
-    second = [stream(source, batch_size=4, process_index=p, process_count=2, threads=2, workers=p) for p in range(2)]
+    second = [stream(source, batch_size=4, process_index=p, process_count=2, threads=2 * p) for p in range(2)]
+    copy = pickle.loads(pickle.dumps(source))  # as worker processes get it
+    assert numbers(next(stream(copy, batch_size=8))) == want[0]
     for it in second:
         it.set_state(json.loads(json.dumps(first[0].get_state())))
     assert [numbers(*(next(it) for it in second)) for _ in range(5)] == want[2:]
