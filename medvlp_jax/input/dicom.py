@@ -29,9 +29,14 @@ def decode(data: bytes) -> np.ndarray:
     except ImportError as e:
         raise ImportError("reading DICOM needs pydicom: pip install 'medvlp_jax[dicom]'") from e
     try:
-        file = pydicom.dcmread(io.BytesIO(data))
-    except Exception as e:  # pydicom raises a dozen kinds for damaged files
+        return _grey(pydicom.dcmread(io.BytesIO(data)))
+    except ImageError:
+        raise
+    except Exception as e:  # pydicom raises a dozen kinds for damaged files, some only when a tag is looked at
         raise ImageError("unreadable", f"damaged DICOM file ({type(e).__name__})") from None
+
+
+def _grey(file) -> np.ndarray:
     pixels = _stored(file)
     if pixels.ndim == 3:
         return to_uint8(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))

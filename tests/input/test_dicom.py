@@ -5,6 +5,8 @@ import io
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.pixels import apply_windowing
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
@@ -36,6 +38,9 @@ def make(pixels=RAMP, kind="MONOCHROME2", bits=12, **tags) -> bytes:
     buffer = io.BytesIO()
     file.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
+
+
+SMALL = make(RAMP[:4, :4].copy(), WindowCenter=5, WindowWidth=9, ViewPosition="PA")
 
 
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
@@ -110,6 +115,22 @@ def test_what_is_no_radiograph_says_so_without_identifiers(data, reason):
     with pytest.raises(decode.ImageError, match=reason) as caught:
         decode.decode(data)
     assert "ecret" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(132, len(SMALL) - 1), st.integers(0, 255)), min_size=1, max_size=5))
+@example([(SMALL.index(b"9.0"), ord("A"))])  # the width of the window is "A"
+def test_damaged_tags_give_an_image_or_an_image_error(changes):
+    """pydicom reads a tag when it is looked at: a letter in a window's width comes up then."""
+    data = bytearray(SMALL)
+    for at, value in changes:
+        data[at] = value
+    dicom.about(bytes(data))
+    try:
+        assert decode.decode(bytes(data)).dtype == np.uint8
+    except decode.ImageError as e:
+        assert e.reason in decode.REASONS
 
 
 def test_without_pydicom_the_extra_is_named(monkeypatch):
