@@ -2,6 +2,7 @@
 
     python -m medvlp_jax.plan --config=configs/mlip.py --topology=v5p:8x8x8 --config.dtype=bfloat16 [--batch=8192]
     python -m medvlp_jax.plan --config=configs/medklip.py --topology=h100:64 --mesh=data=64 --mesh=data=8,fsdp=8
+    python -m medvlp_jax.plan --config=configs/medklip.py --topology=v5e:4x4 --topology=h100:8 --rows=64 --examples=213000
 
 Compiles the step that `train` would run, for a TPU slice (needs the extra "tpu") or a cluster of H100 (extra "cuda"; no
 accelerator in either case), and prints memory, operations, collectives, the roofline time and what bounds it, the largest
@@ -21,7 +22,6 @@ from medvlp_jax import cli, sharding  # noqa: E402
 from medvlp_jax.plan import chips, program, report, roofline, search, topology  # noqa: E402
 
 FLAGS = flags.FLAGS
-ROWS = 32  # of a device, where no batch is given
 
 
 def mesh_of(text: str) -> dict[str, int]:
@@ -73,16 +73,20 @@ def larger(name: str, chips_wanted: int) -> str:
     return f"{kind}:{'x'.join(map(str, sizes))}" + (f"*{slices * factor}" if slices * factor > 1 else "")
 
 
-def plan(config, name: str, batch: int, meshes: list[str], scale_to: int, find_largest: bool) -> dict:
-    """Prints the plan -> the same as a record."""
+def plan(config, name: str, rows: int, meshes: list[str], options) -> dict:
+    """Prints the plan of one topology -> the same as a record.
+
+    Args:
+      rows: of a device. options: the flags largest, scale_to, examples, efficiency, price and full.
+    """
     where = topology.devices(name)
     n = len(where.devices)
-    batch = batch or ROWS * n
+    batch = rows * n
     wanted = [mesh_of(text) for text in meshes] or [{"data": -1, "fsdp": 1}]
     programs = []
     for mesh in wanted:
         try:
-            programs.append(program.compile_step(with_mesh(config, mesh), where, batch, mesh))
+            programs.append(program.compile_step(with_mesh(config, mesh), where, batch, mesh, options.full))
         except program.DoesNotFit as error:
             print(
                 f"mesh {mesh}: a batch of {batch} {error}, a {where.chip.platform.upper()} has {report.size(where.chip.memory)}"
@@ -91,30 +95,15 @@ def plan(config, name: str, batch: int, meshes: list[str], scale_to: int, find_l
         print(report.describe(programs[-1], where), flush=True)
     if not programs:
         raise ValueError(
-            f"no mesh holds a batch of {batch}; give a smaller --batch, an fsdp axis, --config.model.remat=True "
+            f"no mesh holds a batch of {batch}; give a smaller --batch or --rows, an fsdp axis, --config.model.remat=True "
             "or --config.model.microbatches"
         )
     if len(programs) > 1:
         print("\n" + report.compare(programs, where))
     first = programs[0]
     mine = with_mesh(config, first.mesh)
-    times = roofline.times(first.step, where.chip)
-    record = {
-        "topology": name,
-        "chips": n,
-        "mesh": first.mesh,
-        "batch": batch,
-        "parameters": first.parameters,
-        "memory": first.step.memory,
-        "flops": first.step.flops,
-        "traffic": first.step.traffic,
-        "sent": sum(c.times * c.sent for c in first.step.collectives),
-        "bound": times.bound,
-        **times._asdict(),
-        "overlapped": times.overlapped,
-        "exposed": times.exposed,
-    }
-    if find_largest:
+    record = report.record(first, where)
+    if options.largest:
         best = search.largest(mine, where, first.mesh, first)
         record["largest"] = best.batch if best else 0
         print(
@@ -122,21 +111,16 @@ def plan(config, name: str, batch: int, meshes: list[str], scale_to: int, find_l
             + (f" ({best.batch // n} a device, {report.size(best.step.memory)})" if best else ""),
             flush=True,
         )
-    if scale_to:
-        far = larger(name, scale_to)
-        counted = program.operations(mine, where, batch * scale_to // n, first.mesh, scale_to)
+    if options.scale_to:
+        far = larger(name, options.scale_to)
+        counted = program.operations(mine, where, rows * options.scale_to, first.mesh, options.scale_to)
         more = roofline.larger(first.step, topology.imagined(far), counted, batch)
-        after = roofline.times(more, where.chip)
-        low, high = search.weak_scaling(times, after)
-        record |= {"scaled_to": far, "efficiency": [low, high], "scaled": after._asdict()}
-        print(
-            f"on {far}: compute {1e3 * after.compute:.2f} ms, memory {1e3 * after.memory:.2f} ms, "
-            f"network {1e3 * after.network:.2f} ms; weak scaling from one chip to {scale_to}: {low:.1%} without any overlap, "
-            f"{min(high, 1):.1%} with full overlap"
-        )
-    steps = config.train.steps
+        record |= report.scaled(first.step, more, far, where.chip)
+        print(report.scaling(record, options.scale_to))
+    steps = config.train.steps or (config.train.epochs * (options.examples // batch) if options.examples else 0)
     if steps:
-        print(report.cost(first, where, steps, FLAGS.price, FLAGS.efficiency))
+        record |= report.cost(first, where, steps, options.price, options.efficiency)
+        print(report.price(record))
     return record
 
 
@@ -147,29 +131,51 @@ def main(argv):
     logging.set_verbosity(logging.WARNING)
     if not FLAGS.topology:
         raise ValueError(f"give --topology, such as v5p:8x8x8 or h100:64; chips: {', '.join(chips.CHIPS)}")
-    record = plan(FLAGS.config, FLAGS.topology, FLAGS.batch, FLAGS.mesh, FLAGS.scale_to, FLAGS.largest)
+    for name in FLAGS.topology:
+        topology.parse(name)  # a mistake in the last one is told before the first is compiled
+    records = []
+    for name in FLAGS.topology:
+        n = topology.number(name)
+        if FLAGS.batch % n:
+            raise ValueError(f"a batch of {FLAGS.batch} does not divide over {n} devices")
+        records.append(plan(FLAGS.config, name, FLAGS.batch // n or FLAGS.rows, FLAGS.mesh, FLAGS))
+    if len(records) > 1:
+        print("\n" + report.table(records))
     if FLAGS.json:
-        Path(FLAGS.json).write_text(json.dumps(record, indent=1))
+        Path(FLAGS.json).write_text(json.dumps(records, indent=1))
 
 
 def define_flags(flag_values=FLAGS) -> None:
     """Flags beside --config."""
-    flags.DEFINE_string(
-        "topology", "", "v5e:4x4, v5p:8x8x8, v6e:16x16, v6e:16x16*4 (slices), h100:64, ...", flag_values=flag_values
+    flags.DEFINE_multi_string(
+        "topology",
+        [],
+        "v5e:4x4, v5p:8x8x8, v6e:16x16, v6e:16x16*4 (slices), h100:64, ...; several end in a table.",
+        flag_values=flag_values,
     )
-    flags.DEFINE_integer("batch", 0, f"Global batch; default {ROWS} rows a device.", flag_values=flag_values)
+    flags.DEFINE_integer("batch", 0, "Global batch; default --rows for each device.", flag_values=flag_values)
+    flags.DEFINE_integer("rows", 32, "Rows of the batch on a device, where no --batch is given.", flag_values=flag_values)
     flags.DEFINE_multi_string(
         "mesh", [], "Mesh such as data=8,fsdp=8 (several are compared); default all data.", flag_values=flag_values
     )
     flags.DEFINE_bool(
-        "largest", True, "Look for the largest batch that fits (two or three more compilations).", flag_values=flag_values
+        "largest", True, "Look for the largest batch that fits (one to four more compilations).", flag_values=flag_values
     )
     flags.DEFINE_integer("scale_to", 1024, "Chips to predict weak scaling for; 0 = not.", flag_values=flag_values)
-    flags.DEFINE_float("price", 0.0, "Price of a chip-hour, for the cost of train.steps steps.", flag_values=flag_values)
+    flags.DEFINE_bool(
+        "full",
+        False,
+        "Compile as a run would, with the search for the fastest tilings (TPU; tens of minutes of CPU for a real model).",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "examples", 0, "Training examples, for the cost of train.epochs; or give train.steps.", flag_values=flag_values
+    )
+    flags.DEFINE_float("price", 0.0, "Price of a chip-hour, for the cost of the run.", flag_values=flag_values)
     flags.DEFINE_float(
         "efficiency", 0.5, "Share of the roofline that the cost supposes to be reached.", flag_values=flag_values
     )
-    flags.DEFINE_string("json", "", "File for the plan as a record.", flag_values=flag_values)
+    flags.DEFINE_string("json", "", "File for the plans as records.", flag_values=flag_values)
 
 
 if __name__ == "__main__":

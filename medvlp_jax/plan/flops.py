@@ -18,7 +18,11 @@ def count(fn, *args) -> Counter:
     args: arrays or ShapeDtypeStructs. Kinds: "bfloat16", "float32" (default precision) and "float32_highest". What no output
     needs does not count. Elementwise work is left out: it is bound by memory, not by arithmetic.
     """
-    closed = jax.make_jaxpr(fn)(*args)
+    return of(jax.make_jaxpr(fn)(*args))
+
+
+def of(closed) -> Counter:
+    """`count` of a function that has been traced: its ClosedJaxpr."""
     live, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
     return _of(live)
 

@@ -13,15 +13,40 @@ from medvlp_jax.plan import flops, hlo, roofline
 from medvlp_jax.plan.topology import Topology
 from medvlp_jax.reports import vocab
 
+# What the compilers are asked for. TPU: no search for the fastest tiling of every fusion, which takes most of the compile time
+# (a transformer block: 51 s of CPU with it, 4 s without) and changes neither products nor collectives; fewer fusions are found,
+# so memory and traffic come out higher, never lower. GPU: products by cuBLAS; without a GPU XLA's own kernels cannot be tuned,
+# and the tile that they fall back to does not fit products of ordinary size ("Couldn't find output tile sizes"). What code is
+# made of the kernels tells a plan nothing.
+OPTIONS = {
+    "tpu": {"exec_time_optimization_effort": -1.0},
+    "gpu": {
+        "xla_gpu_enable_triton_gemm": False,
+        "xla_backend_optimization_level": 0,
+        "xla_gpu_disable_gpuasm_optimizations": True,
+        "xla_llvm_disable_expensive_passes": True,
+    },
+}
+NEEDED = "xla_gpu_enable_triton_gemm"
+
+
+def options(platform: str, full: bool) -> dict:
+    """Compiler options of a plan; `full` leaves out those that only save time."""
+    return {k: v for k, v in OPTIONS[platform].items() if not full or k == NEEDED}
+
 
 class Program(NamedTuple):
-    """A compiled step. `mesh`: {axis: size}; batch: rows of all devices; shapes: of the parameters; seconds: to compile."""
+    """A compiled step. `mesh`: {axis: size}; batch: rows of all devices; shapes: of the parameters; seconds: to compile.
+
+    state: bytes of the train state on one device.
+    """
 
     step: roofline.Step
     mesh: dict[str, int]
     batch: int
     shapes: list[tuple[int, ...]]
     seconds: float
+    state: float
 
     @property
     def parameters(self) -> int:
@@ -60,11 +85,11 @@ def operations(config, topology: Topology, batch: int, mesh: dict[str, int], dev
     """Operations of one of `devices` devices by kind, for a global batch; nothing is compiled."""
     exp, step_fn, state, example = prepare(config, topology, batch, mesh)
     with jax.set_mesh(exp.mesh):
-        return {kind: n / devices for kind, n in flops.count(step_fn, state, example).items()}
+        return {kind: n / devices for kind, n in flops.of(step_fn.trace(state, example).jaxpr).items()}
 
 
-def compile_step(config, topology: Topology, batch: int, mesh: dict[str, int]) -> Program:
-    """The program of config's train step for a global batch on a mesh, as `train` would compile it.
+def compile_step(config, topology: Topology, batch: int, mesh: dict[str, int], full: bool = False) -> Program:
+    """The program of config's train step for a global batch on a mesh; `full`: with all that `train` lets the compiler do.
 
     Raises:
       ValueError: see `prepare`. DoesNotFit: too little memory on a device.
@@ -72,9 +97,10 @@ def compile_step(config, topology: Topology, batch: int, mesh: dict[str, int]) -
     started = time.perf_counter()
     exp, step_fn, state, example = prepare(config, topology, batch, mesh)
     with jax.set_mesh(exp.mesh):
-        counted = flops.count(step_fn, state, example)
+        traced = step_fn.trace(state, example)
+        counted = flops.of(traced.jaxpr)
         try:
-            compiled = step_fn.lower(state, example).compile()
+            compiled = traced.lower().compile(compiler_options=options(topology.chip.platform, full))
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -89,7 +115,12 @@ def compile_step(config, topology: Topology, batch: int, mesh: dict[str, int]) -
         places(exp.mesh.devices.ravel(), topology),
     )
     shapes = [x.shape for x in jax.tree.leaves(state.params)]
-    return Program(step, dict(exp.mesh.shape), batch, shapes, time.perf_counter() - started)
+    return Program(step, dict(exp.mesh.shape), batch, shapes, time.perf_counter() - started, of_one_device(state))
+
+
+def of_one_device(tree) -> float:
+    """Bytes of a tree of shapes with shardings on one device."""
+    return float(sum(np.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)))
 
 
 def tables(exp) -> dict:

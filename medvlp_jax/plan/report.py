@@ -61,11 +61,97 @@ def compare(programs: list[Program], topology: Topology) -> str:
     return "\n".join(lines)
 
 
-def cost(program: Program, topology: Topology, steps: int, price: float, efficiency: float) -> str:
-    """What a run costs at a price per chip-hour that the user gives."""
-    hours = steps * roofline.times(program.step, topology.chip).exposed / efficiency / 3600
-    chips = program.step.devices
+def record(program: Program, topology: Topology) -> dict:
+    """What a plan says, as numbers: bytes, operations and seconds of one device, its collectives by kind."""
+    step, times = program.step, roofline.times(program.step, topology.chip)
+    kinds = {}
+    for (kind, _), (_, sent) in roofline.account(step, program.mesh).items():
+        kinds[kind] = kinds.get(kind, 0.0) + sent
+    return {
+        "topology": topology.name,
+        "chips": step.devices,
+        "mesh": program.mesh,
+        "batch": program.batch,
+        "parameters": program.parameters,
+        "memory": step.memory,
+        "flops": step.flops,
+        "traffic": step.traffic,
+        "intensity": roofline.intensity(step),
+        "sent": sum(kinds.values()),
+        "sent_by_kind": kinds,
+        "bound": times.bound,
+        "seconds_to_compile": program.seconds,
+        "seconds": times._asdict(),
+        "overlapped": times.overlapped,
+        "exposed": times.exposed,
+    }
+
+
+def scaled(step: roofline.Step, more: roofline.Step, name: str, chip) -> dict:
+    """The part of a record about more devices: times, the share of one chip's speed kept, what the network's time goes to."""
+    low, high = roofline.weak_scaling(roofline.times(step, chip), after := roofline.times(more, chip))
+    kinds = {}
+    for c in more.collectives:
+        kinds[c.kind] = kinds.get(c.kind, 0.0) + c.times * roofline.seconds(c, chip, more.places)
+    return {"scaled_to": name, "efficiency": [low, min(high, 1.0)], "scaled": after._asdict(), "network_by_kind": kinds}
+
+
+def scaling(record: dict, chips: int) -> str:
+    """What `scaled` found, as a line."""
+    after, (low, high), kinds = record["scaled"], record["efficiency"], record["network_by_kind"]
+    most = max(kinds, key=kinds.get) if kinds else ""
     return (
-        f"{steps} steps at {efficiency:.0%} of the roofline: {hours:.2f} h on {chips} chips = {hours * chips:.1f} chip-hours"
-        + (f" = {hours * chips * price:,.0f} at {price:g} a chip-hour" if price else "")
+        f"on {record['scaled_to']}: compute {1e3 * after['compute']:.2f} ms, memory {1e3 * after['memory']:.2f} ms, "
+        f"network {1e3 * after['network']:.2f} ms"
+        + (f" ({most} {1e3 * kinds[most]:.2f})" if most else "")
+        + f"; weak scaling from one chip to {chips}: {low:.1%} without any overlap, {high:.1%} with full overlap"
     )
+
+
+def cost(program: Program, topology: Topology, steps: int, price: float, efficiency: float) -> dict:
+    """What a run costs at a price per chip-hour that the user gives (0: not known), as part of a record."""
+    hours = steps * roofline.times(program.step, topology.chip).exposed / efficiency / 3600
+    chip_hours = hours * program.step.devices
+    return {
+        "steps": steps,
+        "share": efficiency,
+        "hours": hours,
+        "chip_hours": chip_hours,
+        "price": price,
+        "cost": chip_hours * price,
+    }
+
+
+def price(record: dict) -> str:
+    """What `cost` found, as a line."""
+    line = (
+        f"{record['steps']} steps at {record['share']:.0%} of the roofline: {record['hours']:.2f} h on {record['chips']} chips "
+        f"= {record['chip_hours']:.1f} chip-hours"
+    )
+    return line + (f" = {record['cost']:,.0f} at {record['price']:g} a chip-hour" if record["price"] else "")
+
+
+def table(records: list[dict]) -> str:
+    """Markdown, a line a topology."""
+    columns = ["topology", "rows a device", "memory", "TFLOP", "sent", "operations a byte", "step at least", "bound by"]
+    columns += ["images/s a chip", "largest rows", "weak scaling", "chip-hours"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for r in records:
+        kinds = sorted(r["sent_by_kind"].items(), key=lambda item: -item[1])
+        efficiency = r.get("efficiency")
+        cells = [
+            r["topology"],
+            r["batch"] // r["chips"],
+            size(r["memory"]),
+            f"{sum(r['flops'].values()) / 1e12:.2f}",
+            ", ".join(f"{kind} {size(sent)}" for kind, sent in kinds),
+            f"{r['intensity']:.0f}",
+            f"{1e3 * r['overlapped']:.1f} ms",
+            r["bound"],
+            f"{r['batch'] / r['overlapped'] / r['chips']:,.0f}",
+            r["largest"] // r["chips"] if "largest" in r else "",
+            f"{efficiency[0]:.1%}-{efficiency[1]:.1%}" if efficiency else "",
+            f"{r['chip_hours']:,.0f}" if "chip_hours" in r else "",
+        ]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)

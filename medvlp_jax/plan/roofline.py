@@ -115,3 +115,12 @@ def account(step: Step, mesh_shape: dict[str, int]) -> dict[tuple[str, str], tup
         count, sent = table.get(key, (0.0, 0.0))
         table[key] = count + c.times, sent + c.times * c.sent
     return table
+
+
+def weak_scaling(one: Times, many: Times) -> tuple[float, float]:
+    """Share of one chip's speed that each of many keeps at the same rows a chip -> (nothing overlapped, all overlapped).
+
+    One chip sends nothing: its time is the greater of compute and memory.
+    """
+    alone = max(one.compute, one.memory)
+    return alone / many.exposed, alone / many.overlapped

@@ -1,34 +1,38 @@
-"""The largest batch that fits, and how a step grows with the number of chips."""
+"""The largest batch that fits."""
 
-from medvlp_jax.plan import program, roofline
+from medvlp_jax.plan import program
 from medvlp_jax.plan.topology import Topology
 
 FITS = 0.92  # share of a device's memory that a plan may use: the rest is for the runtime and fragmentation
+NEAR = 0.93  # of that share: near enough to stop
 MULTIPLE = 8  # rows of a device: what hard negatives are drawn among, and what matrix units like
 
 
 def largest(config, topology: Topology, mesh: dict[str, int], first: program.Program) -> program.Program | None:
-    """The program with the most rows a device that fits, by a line through two compiled sizes, then checked; None: none does.
+    """The program with the most rows a device that fits; None: none does. Two or three compilations.
 
-    Memory grows in proportion to the rows of a device, beside what the state takes.
+    Memory grows in proportion to the rows of a device, beside the state and its gradients (a third of it again): a line gives
+    the rows, which are then compiled; one that came out short of the limit or above it gives the next line.
     """
     devices, limit = len(topology.devices), FITS * topology.chip.memory
     small = first.batch // devices
-    rows, best = max(small // 2, MULTIPLE) if small > MULTIPLE else 2 * small, first if first.step.memory <= limit else None
-    known = {small: first.step.memory}
-    for _ in range(5):
+    known = {0: first.state * 4 / 3, small: first.step.memory}
+    best = first if first.step.memory <= limit else None
+    for _ in range(4):
+        rows = predict(known, limit)
+        rows = rows // MULTIPLE * MULTIPLE if rows >= MULTIPLE else rows
+        if rows in known or rows < 1:
+            break
         try:
             tried = program.compile_step(config, topology, rows * devices, mesh)
             known[rows] = tried.step.memory
-            if tried.step.memory <= limit and (best is None or rows > best.batch // devices):
-                best = tried
         except program.DoesNotFit as error:
             known[rows] = max(error.needed or 0.0, 1.02 * limit)
-        done = predict(known, limit)
-        done = done // MULTIPLE * MULTIPLE if done >= MULTIPLE else done
-        if done in known or done < 1:
-            break
-        rows = done
+            continue
+        if tried.step.memory <= limit and (best is None or rows > best.batch // devices):
+            best = tried
+            if tried.step.memory > NEAR * limit:
+                break
     return best
 
 
@@ -39,12 +43,3 @@ def predict(known: dict[int, float], limit: float) -> int:
     rows = int(r0 + (limit - m0) / slope)
     too_much = [r for r, m in known.items() if m > limit]
     return min([rows, *(r - 1 for r in too_much)])
-
-
-def weak_scaling(one: roofline.Times, many: roofline.Times) -> tuple[float, float]:
-    """Share of one chip's speed that each of many keeps at the same rows a chip -> (nothing overlapped, all overlapped).
-
-    One chip sends nothing: its time is the greater of compute and memory.
-    """
-    alone = max(one.compute, one.memory)
-    return alone / many.exposed, alone / many.overlapped

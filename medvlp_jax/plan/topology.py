@@ -45,6 +45,12 @@ def parse(name: str) -> tuple[str, tuple[int, ...], int]:
     return kind, sizes, slices
 
 
+def number(name: str) -> int:
+    """Devices of a topology by its name."""
+    _, sizes, slices = parse(name)
+    return math.prod(sizes) * slices
+
+
 def devices(name: str) -> Topology:
     """The compile-only devices of a topology.
 
@@ -71,7 +77,7 @@ def devices(name: str) -> Topology:
         found = topologies.get_topology_desc(
             platform="cuda", topology_name="h100", target_config=chips.H100_TARGET, topology=f"1x{count // per_node}x{per_node}"
         )
-    there, asked = len(found.devices), math.prod(sizes) * slices
+    there, asked = len(found.devices), number(name)
     if there != asked:
         raise ValueError(f"topology {name!r}: asked for {asked} devices, the compiler has {there}")
     return Topology(name, list(found.devices), chip)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medvlp_jax.plan import __main__ as command
-from medvlp_jax.plan import chips, hlo, roofline, search, topology
+from medvlp_jax.plan import chips, hlo, program, report, roofline, search, topology
 
 TPU = chips.Chip("tpu", 100.0, 10.0, {"bfloat16": 1000.0, "float32": 500.0}, 60.0, 2.0, 2, 4, 0, 0.0, 0.0)
 GPU = chips.Chip("gpu", 100.0, 10.0, {"bfloat16": 1000.0}, 60.0, 5.0, 0, 0, 4, 0.0, 0.0)
@@ -64,7 +64,7 @@ def test_the_account_sums_by_kind_and_axes():
 
 def test_weak_scaling_is_the_share_of_one_chips_speed():
     one, many = roofline.Times(4.0, 2.0, 9.0), roofline.Times(4.0, 2.0, 1.0)
-    assert search.weak_scaling(one, many) == (0.8, 1.0)
+    assert roofline.weak_scaling(one, many) == (0.8, 1.0)
 
 
 def test_more_devices_by_extrapolation():
@@ -136,3 +136,50 @@ def test_mesh_of_the_command_line():
     assert command.mesh_of("data=-1,fsdp=8") == {"data": -1, "fsdp": 8}
     with pytest.raises(ValueError, match="expected AXIS=SIZE"):
         command.mesh_of("data")
+
+
+def planned(memory, batch, state=30.0):
+    sums = [reduction(60.0, [[0, 1]]), reduction(4.0, [[0, 1]])]
+    step = roofline.Step({"bfloat16": 4e12}, 2e9, memory, sums, np.zeros((2, 1)))
+    return program.Program(step, {"data": 2, "fsdp": 1}, batch, [(2, 3), (4,)], 1.0, state)
+
+
+def test_the_search_compiles_where_the_line_from_the_state_meets_the_limit(monkeypatch):
+    """40 bytes of state and gradients and one a row, of 100: 0.92 x 100 - 40 = 52 rows, 48 by eights, then no more."""
+    tried = []
+
+    def compile_step(config, where, batch, mesh):
+        tried.append(batch // 2)
+        if batch // 2 > 50:
+            raise program.DoesNotFit(200.0)
+        return planned(40.0 + batch // 2 * slope, batch)
+
+    monkeypatch.setattr(program, "compile_step", compile_step)
+    where = topology.Topology("x", [0, 1], GPU)
+    slope = 1.0
+    assert search.largest(None, where, {}, planned(48.0, 16)).batch == 96 and tried == [48]
+    assert search.largest(None, where, {}, planned(41.0, 16)).batch <= 100  # a line that promised too much is mended
+    slope, full = 100.0, planned(150.0, 2)
+    assert search.largest(None, where, {}, full) is None
+
+
+def test_a_table_has_a_line_a_topology_and_costs_go_by_the_steps():
+    where = topology.Topology("h100:2", [0, 1], chips.CHIPS["h100"])
+    one = planned(5e9, 64)
+    r = report.record(one, where) | report.cost(one, where, 3600, 2.0, 0.25)
+    assert r["parameters"] == 10 and r["sent_by_kind"] == {"all-reduce": 64.0} and r["intensity"] == 2000
+    seconds = roofline.times(one.step, where.chip).exposed
+    assert r["hours"] == pytest.approx(seconds / 0.25) and r["cost"] == pytest.approx(2 * 2 * r["hours"])
+    assert "at 2 a chip-hour" in report.price(r) and "3600 steps at 25%" in report.price(r)
+    lines = report.table([r, r | {"largest": 128}]).splitlines()
+    assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
+    assert "| h100:2 | 32 | 5 GB | 4.00 | all-reduce 64 B | 2000 | 4.0 ms | compute | 7,915 |" in lines[2]
+    assert "| 64 |" in lines[3]
+
+
+def test_what_the_network_is_used_for_at_more_chips():
+    step = planned(5e9, 64).step
+    r = report.scaled(step, step, "h100:2", chips.CHIPS["h100"])
+    assert set(r["network_by_kind"]) == {"all-reduce"}
+    assert sum(r["network_by_kind"].values()) == pytest.approx(r["scaled"]["network"])
+    assert "all-reduce" in report.scaling(r, 2) and r["efficiency"][0] < r["efficiency"][1] == 1
