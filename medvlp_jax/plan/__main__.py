@@ -15,6 +15,8 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the machine's own accelerators have no part in this
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nor has a TPU's lock: plans run side by side
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # nor a cloud's metadata server
 
 from absl import app, flags, logging  # noqa: E402
 

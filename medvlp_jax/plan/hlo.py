@@ -33,6 +33,8 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .*)?\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _ARRAY = re.compile(r"(\w+)\[([\d,<=]*)\](\{[^}]*\})?")
 _CALLED = re.compile(r"\b(calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
+_LIBRARY = re.compile(r'custom_call_target="__cu(?:blas|dnn)')
+_WORKSPACE = re.compile(r", s8\[\d*\](?:\{[^}]*\})?$")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 
 
@@ -247,7 +249,9 @@ def traffic(module: Module) -> float:
 
 
 def _moved(i: Instruction, types: dict[str, str], computations) -> float:
-    out, operands = size(i.type, True), [types.get(name, "") for name in i.operands]
+    # The workspace that a library's product is offered comes out of it, in the type; it is not traffic.
+    kind = _WORKSPACE.sub("", i.type) if i.op == "custom-call" and _LIBRARY.search(i.rest) else i.type
+    out, operands = size(kind, True), [types.get(name, "") for name in i.operands]
     if i.op.endswith("-done"):
         return 0.0
     if i.op in ("dynamic-slice", "gather", "slice"):

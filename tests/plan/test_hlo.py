@@ -98,6 +98,20 @@ ENTRY %main (p: bf16[2,4]) -> bf16[16,4] {
     assert (found.kind, found.bytes, found.shapes) == ("all-gather", 16 * 4 * 2, ((16, 4),))
 
 
+def test_the_workspace_of_a_library_call_is_no_traffic():
+    text = """HloModule m
+
+ENTRY %main (a: bf16[2,4], b: bf16[4,8]) -> (bf16[2,8], s8[4194304]) {
+  %a = bf16[2,4]{1,0} parameter(0)
+  %b = bf16[4,8]{1,0} parameter(1)
+  ROOT %p = (bf16[2,8]{1,0}, s8[4194304]{0}) custom-call(%a, %b), custom_call_target="__cublas$lt$matmul"
+}
+"""
+    assert hlo.traffic(hlo.parse(text)) == 2 * (2 * 4 + 4 * 8 + 2 * 8)
+    other = text.replace("__cublas$lt$matmul", "mine")
+    assert hlo.traffic(hlo.parse(other)) == 4194304 + 2 * (2 * 4 + 4 * 8 + 2 * 8)
+
+
 def test_operations_by_hand():
     a, b = jax.ShapeDtypeStruct((8, 16), jnp.float32), jax.ShapeDtypeStruct((16, 32), jnp.float32)
     product = 2 * 8 * 16 * 32
