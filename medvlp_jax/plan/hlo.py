@@ -191,7 +191,7 @@ def collectives(module: Module, devices: int) -> list[Collective]:
             if groups.shape[1] < 2:
                 continue
             result = i.type
-            if i.op in ("all-gather-start", "collective-permute-start"):  # (what goes in, what comes out, ...)
+            if i.op in ("all-gather-start", "reduce-scatter-start", "collective-permute-start"):  # (in, out, ...)
                 result = ", ".join(f"{t}[{','.join(map(str, s))}]" for t, s, _ in _results(i))
             shapes = tuple(shape for _, shape, _ in arrays(result))
             total = size(result) * (groups.shape[1] if kind == "reduce-scatter" else 1)
@@ -210,7 +210,10 @@ def _results(start: Instruction) -> list:
 def replica_groups(text: str, devices: int) -> np.ndarray:
     """(groups, members) of the attribute replica_groups or source_target_pairs, in any of its notations.
 
-    A permutation is one group of all devices that send or receive.
+    A permutation is one group of all devices that send or receive; no groups at all are one of all devices.
+
+    Raises:
+      ValueError: a notation that is not known.
     """
     if pairs := re.search(r"source_target_pairs=\{((?:\{[\d,]+\},?)*)\}", text):
         return np.array([sorted({int(n) for n in re.findall(r"\d+", pairs[1])})])
@@ -220,8 +223,17 @@ def replica_groups(text: str, devices: int) -> np.ndarray:
         if iota[3]:
             ids = ids.transpose([int(n) for n in iota[3].split(",")])
         return ids.reshape(shape)
+    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", text):  # of the compiler for GPUs
+        sizes = {name: int(n) for name, n in re.findall(r"('[^']+')=(\d+)", mesh[1])}
+        along = [part.strip() for part in mesh[2].split(",")]
+        if set(along) <= set(sizes):  # whole axes
+            order = [list(sizes).index(name) for name in [n for n in sizes if n not in along] + along]
+            ids = np.arange(np.prod(list(sizes.values()))).reshape(list(sizes.values())).transpose(order)
+            return ids.reshape(-1, np.prod([sizes[name] for name in along]))
     if listed := re.search(r"replica_groups=\{(\{.*?\})\}", text):
         return np.array([[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", listed[1])])
+    if unknown := re.search(r"replica_groups=(?!\{\})[^ ]+", text):
+        raise ValueError(f"the compiler writes {unknown[0]!r}, a notation of groups that the planner does not know")
     return np.arange(devices)[None]
 
 

@@ -79,10 +79,31 @@ def test_traffic_counts_what_a_loop_moves_each_time_round(mesh):
         ("replica_groups=[4,2]<=[2,4]T(1,0), x", [[0, 4], [1, 5], [2, 6], [3, 7]]),
         ("replica_groups={}, x", [list(range(8))]),
         ("source_target_pairs={{0,1},{1,0},{5,0}}, x", [[0, 1, 5]]),
+        ("replica_groups=mesh['a'=2,'b'=4] {'b'}, x", [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        ("replica_groups=mesh['a'=2,'b'=4] {'a'}, x", [[0, 4], [1, 5], [2, 6], [3, 7]]),
+        ("replica_groups=mesh['a'=1,'b'=8] {'a','b'}, x", [list(range(8))]),
     ],
 )
 def test_notations_of_replica_groups(text, want):
     np.testing.assert_array_equal(hlo.replica_groups(text, 8), want)
+
+
+def test_an_unknown_notation_is_no_guess():
+    with pytest.raises(ValueError, match="a notation of groups that the planner does not know"):
+        hlo.replica_groups("replica_groups=mesh['a'=8] {'a':(1)2}, x", 8)
+
+
+def test_an_asynchronous_reduce_scatter_takes_its_members_from_what_comes_out():
+    text = """HloModule m
+
+ENTRY %main (p: f32[16,4]) -> f32[2,4] {
+  %p = f32[16,4]{1,0} parameter(0)
+  %start = (f32[16,4]{1,0}, f32[2,4]{1,0}) reduce-scatter-start(%p), replica_groups=[1,8]<=[8], dimensions={0}, to_apply=%add
+  ROOT %done = f32[2,4]{1,0} reduce-scatter-done(%start)
+}
+"""
+    (found,) = hlo.collectives(hlo.parse(text), 8)
+    assert (found.kind, found.bytes, found.shapes) == ("reduce-scatter", 16 * 4 * 4, ((2, 4),))
 
 
 def test_asynchronous_forms_count_what_comes_out_once():
