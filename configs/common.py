@@ -20,7 +20,9 @@ def base(variant: str, workload: str) -> ConfigDict:
     c.init = ""  # weights of the whole model (published MedKLIP or MGCA): file, directory or hf:<id>
     c.seed = 0  # fixes initial weights, data order, augmentation and dropout
     c.dtype = "float32"  # compute type; "bfloat16" on accelerators (parameters and statistics stay float32)
-    c.mesh = ConfigDict({"data": -1, "fsdp": 1})  # -1: all remaining devices
+    # -1: all remaining devices. tensor > 1 splits heads and hidden layers of transformers (within one process): for models
+    # too large for fsdp alone, or more devices than rows
+    c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     c.sharding = "replicated"  # or "fsdp": parameters and optimizer state split over the fsdp axis
 
     c.data = d = ConfigDict()

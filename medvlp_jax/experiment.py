@@ -121,8 +121,8 @@ class Experiment:
     def train_iterator(self):
         """This process's share of the shuffled, augmented training batches, at its beginning."""
         data, processes = self.config.data, jax.process_count()
-        if data.batch_size % jax.device_count():
-            raise ValueError(f"data.batch_size={data.batch_size} must be a multiple of the {jax.device_count()} devices")
+        if data.batch_size % (parts := sharding.batch_parts(self.mesh)):
+            raise ValueError(f"data.batch_size={data.batch_size} must be a multiple of the {parts} devices that share a batch")
         logging.info("%d steps of %d examples an epoch, %d in all", self.steps_per_epoch, data.batch_size, self.total_steps)
         return pipeline.train_iterator(
             self.source("train"), self.tokenizer, self.options, batch_size=data.batch_size // processes,

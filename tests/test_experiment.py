@@ -87,7 +87,7 @@ def test_steps_of_an_epoch_and_of_a_run(tmp_path):
         build(tmp_path, **{"train/steps": 0, "train/epochs": 0}).total_steps  # noqa: B018
     with pytest.raises(ValueError, match="data.batch_size=80 is more than the 64 training examples"):
         build(tmp_path, **{"data/batch_size": 80}).train_iterator()
-    with pytest.raises(ValueError, match="data.batch_size=12 must be a multiple of the 8 devices"):
+    with pytest.raises(ValueError, match="data.batch_size=12 must be a multiple of the 8 devices that share a batch"):
         build(tmp_path, **{"data/batch_size": 12}).train_iterator()
 
 

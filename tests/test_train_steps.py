@@ -18,6 +18,7 @@ LAYOUTS = {
     "1": (1, {"data": 1}, "replicated"),
     "8": (8, {"data": 8}, "replicated"),
     "fsdp": (8, {"data": 2, "fsdp": 4}, "fsdp"),
+    "tensor": (8, {"data": 2, "fsdp": 2, "tensor": 2}, "fsdp"),
 }
 EMBED = 24  # a width that no other array of the tiny MLIP has
 RATE = 1e-3
@@ -46,20 +47,22 @@ def start(name):
 
 @functools.cache
 def compiled(name, layout):
-    """-> (compiled step, first state on the mesh, mesh)."""
+    """-> (compiled step, first state on the mesh, mesh, the program before it was compiled)."""
     method, state = start(name)
     devices, shape, rules = LAYOUTS[layout]
     mesh = sharding.make_mesh(shape, jax.devices()[:devices])
     shardings = sharding.of_state(state, mesh, rules)
     state = jax.device_put(state, shardings)
-    step = functools.partial(train.train_step, method=method, make_tx=make_tx, schedule=schedule, seed=0)
-    step = jax.jit(step, out_shardings=(shardings, None)).lower(state, sharding.put(tiny.batch(), mesh)).compile()
-    return step, state, mesh
+    step = functools.partial(train.train_step, method=method, make_tx=make_tx, schedule=schedule, seed=0,
+                             used=sharding.in_use(state.params, mesh))
+    with jax.set_mesh(mesh):
+        lowered = jax.jit(step, out_shardings=(shardings, None)).lower(state, sharding.put(tiny.batch(), mesh))
+    return lowered.compile(), state, mesh, lowered.as_text()
 
 
 @functools.cache
 def three_steps(name, layout):
-    step, state, mesh = compiled(name, layout)
+    step, state, mesh, _ = compiled(name, layout)
     records = []
     for i in range(3):
         state, values = step(state, sharding.put(tiny.batch(seed=i), mesh))
@@ -72,7 +75,7 @@ def joined(tree):
     return np.concatenate(parts).astype(np.float64)
 
 
-@pytest.mark.parametrize("layout", ["8", "fsdp"])
+@pytest.mark.parametrize("layout", ["8", "fsdp", "tensor"])
 @pytest.mark.parametrize("name", METHODS)
 def test_three_steps_on_8_devices_are_those_on_1(name, layout):
     (state, records), (want, expected) = three_steps(name, layout), three_steps(name, "1")
@@ -89,17 +92,17 @@ def test_three_steps_on_8_devices_are_those_on_1(name, layout):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_fsdp_holds_a_share_of_the_state_on_every_device(name):
-    step, state, _ = compiled(name, "fsdp")
+    step, state, mesh, _ = compiled(name, "fsdp")
     arrays = [x for x in jax.tree.leaves((state.params, state.opt_state)) if x.ndim > 1]
     held = sum(x.addressable_shards[0].data.nbytes for x in arrays)
     assert held < 0.4 * sum(x.nbytes for x in arrays)
-    after, _ = step(state, sharding.put(tiny.batch(), compiled(name, "fsdp")[2]))
+    after, _ = step(state, sharding.put(tiny.batch(), mesh))
     assert [x.sharding for x in jax.tree.leaves(after)] == [x.sharding for x in jax.tree.leaves(state)]
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_step_that_is_not_finite_changes_only_the_counter(name):
-    step, state, mesh = compiled(name, "1")
+    step, state, mesh, _ = compiled(name, "1")
     broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.inf), state.state["knowledge"])
     state = state._replace(state={**state.state, "knowledge": broken})
     after, values = step(state, sharding.put(tiny.batch(), mesh))
@@ -112,43 +115,63 @@ def kind_of(shape, sizes) -> str:
     """What an array that crosses devices is, by its shape on one device; sizes: of the parameters."""
     if len(shape) <= 1:
         return "vector"  # BatchNorm's statistics, gradients of biases, sums over the batch
-    if shape in ((16, EMBED), (2, EMBED)):
+    if shape in ((16, EMBED), (2, EMBED), (4, EMBED)):
         return "embedding"
     if len(shape) == 2 and len(vocab.ENTITIES) in shape:
         return "entity"  # gradient of the entities' embeddings, which all examples share
-    return "gradient" if int(np.prod(shape)) in sizes else "?"
+    return "parameter" if int(np.prod(shape)) in sizes else "?"
 
 
+@pytest.mark.parametrize("layout", ["8", "fsdp", "tensor"])
 @pytest.mark.parametrize("name", METHODS)
-def test_only_embeddings_gradients_and_statistics_cross_devices(name):
-    """Every collective of the compiled step is accounted for: nothing with a patch or token axis is among them.
+def test_every_collective_is_accounted_for(name, layout):
+    """Embeddings, parameters or their gradients, and statistics cross devices, nothing with a patch or token axis; along the
+    tensor axis the sums after heads and hidden units, too.
 
     Without gathered embeddings the contrast would be per device by accident.
     """
-    step, state, mesh = compiled(name, "8")
-    sizes = {x.size for x in jax.tree.leaves(state.params) if x.ndim > 1}
-    found = hlo.collectives(hlo.parse(step.as_text()), 8)
-    seen = {}
-    for c in found:
+    step, state, mesh, _ = compiled(name, layout)
+    whole = {x.size for x in jax.tree.leaves(state.params) if x.ndim > 1}
+    sizes = whole | {n // mesh.shape["tensor"] for n in whole}
+    seen, sent = {}, 0.0
+    for c in hlo.collectives(hlo.parse(step.as_text()), 8):
+        axes = c.axes(dict(mesh.shape))
         for shape in c.shapes:
-            seen.setdefault(kind_of(shape, sizes), set()).add((c.kind, shape, c.axes(dict(mesh.shape)), c.source))
+            kind = kind_of(shape, sizes)
+            if kind == "?" and axes == "tensor" and c.kind == "all-reduce" and len(shape) in (2, 3):
+                kind = "sum over heads or hidden units"
+            else:
+                sent += c.times * c.sent / len(c.shapes)
+            seen.setdefault(kind, set()).add((c.kind, shape, axes, c.source))
     assert not seen.get("?"), seen["?"]
-    assert len(seen["gradient"]) > 5 and ("all-gather" in {kind for kind, *_ in seen.get("embedding", ())}) == (name == "mlip")
-    sent = sum(c.times * c.sent for c in found)
+    kinds = {part: {kind for kind, *_ in found} for part, found in seen.items()}
+    assert ("all-gather" in kinds.get("embedding", ())) == (name == "mlip")
+    assert ("all-gather" in kinds["parameter"]) == (layout != "8") and "all-reduce" in kinds["parameter"]
+    assert ("sum over heads or hidden units" in seen) == (layout == "tensor")
+    # A sum of gradients sends twice their bytes, gathering split parameters once; the rest is small.
     parameters = sum(x.nbytes for x in jax.tree.leaves(state.params))
-    # Gradients are summed, which sends twice their bytes; the rest is small.
-    assert sent < 2.2 * parameters + 64 * 16 * EMBED * 4, (sent, parameters)
+    assert sent < (2.2 if layout == "8" else 3.3) * parameters + 64 * 16 * EMBED * 4, (sent, parameters)
+
+
+def test_layouts_of_activations_stand_in_the_program():
+    """Each constraint comes once on the way forward and once on the way back; one that vanished would be missed here."""
+    rows = re.findall(r"sdy.sharding_constraint %\S+ <@mesh, (.*?)>", compiled("medklip", "tensor")[-1])
+    batch = '[{"data", "fsdp"}'
+    image_blocks, layers = 1, 2
+    assert rows.count(f'{batch}, {{}}, {{"tensor"}}, {{}}]') == 2 * 3 * (image_blocks + 2 * layers)  # query, key, value
+    assert rows.count(f'{batch}, {{}}, {{"tensor"}}]') == 2 * (image_blocks + layers)  # hidden units
+    assert rows.count(f"{batch}, {{}}, {{}}]") == 2 * (1 + 2 * image_blocks + layers)  # patches and residual streams
 
 
 def test_randomness_is_a_function_of_seed_and_step():
-    step, state, mesh = compiled("mlip", "1")
+    step, state, mesh, _ = compiled("mlip", "1")
     batch = sharding.put(tiny.batch(), mesh)
     losses = [float(step(state._replace(step=jnp.asarray(n, jnp.int32)), batch)[1]["loss"]) for n in (0, 0, 1)]
     assert losses[0] == losses[1] != losses[2]
 
 
 def test_frozen_parameters_cost_no_backward_pass():
-    step, state, mesh = compiled("medklip", "1")
+    step, state, mesh, _ = compiled("medklip", "1")
     method, batch = start("medklip")[0], sharding.put(tiny.batch(), mesh)
     freeze = ("image_encoder/",)
     frozen_tx = functools.partial(optim.make, schedule=schedule, freeze=freeze)

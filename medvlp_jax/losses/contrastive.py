@@ -13,6 +13,8 @@ from jax.sharding import PartitionSpec as P
 
 from medvlp_jax.losses.numerics import MASKED, counting, dot, keep, masked_mean, same_shape, to_float
 
+BATCH = ("data", "fsdp")  # mesh axes that split rows (models/layout.py, which losses do not import)
+
 
 def info_nce(a: jax.Array, b: jax.Array, temperature, valid: jax.Array | None = None) -> jax.Array:
     """InfoNCE of matching rows of a and b, mean of both directions (specification of MLIP, "Global contrast").
@@ -45,7 +47,7 @@ def chunked_info_nce(
 ) -> jax.Array:
     """`info_nce`, value and gradient, of which a device never holds more than (its rows) x `chunk` logits.
 
-    Rows are split over all axes of the mesh in force (`jax.set_mesh`); without one the whole is computed in one place. Every
+    Rows are split over the axes "data" and "fsdp" of the mesh in force (`jax.set_mesh`); without one all is in one place. Every
     device gathers the embeddings, B x D, and goes through them `chunk` rows at a time; the backward pass computes the logits
     again and adds the gradients of the embeddings up where they belong.
 
@@ -58,7 +60,7 @@ def chunked_info_nce(
     valid = counting(valid, a.shape[:1])  # (B,)
     a, b = keep(a, valid), keep(b, valid)
     scale = 1.0 / jnp.asarray(temperature, a.dtype)
-    axes = jax.sharding.get_abstract_mesh().axis_names
+    axes = tuple(a for a in jax.sharding.get_abstract_mesh().axis_names if a in BATCH)
     local = functools.partial(_local_info_nce, axes=axes, chunk=chunk)
     if not axes:
         return local(a, b, scale, valid)

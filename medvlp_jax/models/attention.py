@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from medvlp_jax.models.layout import TENSOR, constrain
+
 
 def wide(dtype) -> Any:
     """Type of LayerNorm and softmax for a compute type: float32, but float64 for float64."""
@@ -91,7 +93,9 @@ class SelfAttention(nn.Module):
             return nn.Dense(width, kernel_init=self.kernel_init, dtype=self.dtype, name=name)(x)
 
         heads = (*x.shape[:-1], self.num_heads, width // self.num_heads)
-        q, k, v = (dense(name, x).reshape(heads) for name in ("query", "key", "value"))  # (B, N, heads, D)
+        q, k, v = (
+            constrain(dense(name, x).reshape(heads), None, TENSOR) for name in ("query", "key", "value")
+        )  # (B, N, heads, D)
         y = attend(q, k, v, mask)  # (B, N, heads, D)
         return dense("out", y.reshape(x.shape)), attention_map(q[:, :1], k, mask)[:, :, 0]
 
@@ -107,5 +111,5 @@ class Mlp(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """x (..., C) -> (..., C)."""
         y = nn.Dense(self.hidden, kernel_init=self.kernel_init, dtype=self.dtype, name="fc1")(x)  # (..., hidden)
-        y = gelu(y)
+        y = gelu(constrain(y, *[None] * (y.ndim - 2), TENSOR))
         return nn.Dense(x.shape[-1], kernel_init=self.kernel_init, dtype=self.dtype, name="fc2")(y)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from medvlp_jax.models.attention import Mlp, SelfAttention, norm
+from medvlp_jax.models.layout import constrain
 
 LAYER_NORM_EPS = 1e-12
 INIT = nn.initializers.normal(0.02)
@@ -43,9 +44,9 @@ class Block(nn.Module):
             return nn.Dropout(self.dropout, deterministic=not train)(y)
 
         y, row = SelfAttention(self.num_heads, INIT, self.dtype, name="attention")(x, mask)
-        x = norm(x + drop(y), self.norm_eps, self.dtype, "attention_norm")  # (B, M, C)
+        x = norm(constrain(x + drop(y)), self.norm_eps, self.dtype, "attention_norm")  # (B, M, C)
         y = Mlp(self.mlp_dim, INIT, self.dtype, name="mlp")(x)
-        return norm(x + drop(y), self.norm_eps, self.dtype, "mlp_norm"), row
+        return norm(constrain(x + drop(y)), self.norm_eps, self.dtype, "mlp_norm"), row
 
 
 class Bert(nn.Module):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from medvlp_jax.models.attention import attend, attention_map, norm
+from medvlp_jax.models.layout import TENSOR, constrain
 
 LAYER_NORM_EPS = 1e-5
 
@@ -47,7 +48,7 @@ class MultiHeadAttention(nn.Module):
 
         def split(x, name):
             x = _dense(width, self.init_std, self.dtype, name)(x)
-            return x.reshape(*x.shape[:-1], heads, width // heads)  # (B, L, heads, C / heads)
+            return constrain(x.reshape(*x.shape[:-1], heads, width // heads), None, TENSOR)  # (B, L, heads, C / heads)
 
         q, k, v = split(queries, "query"), split(memory, "key"), split(memory, "value")
         weights = attention_map(q, k, key_mask)  # (B, heads, Q, N); jit drops it where no one reads it
@@ -85,8 +86,9 @@ class DecoderLayer(nn.Module):
         x = x + drop(y)  # (B, Q, C)
         y, weights = attention("cross_attention")(normed(x, "norm_cross"), memory, None, train)
         x = x + drop(y)  # (B, Q, C)
-        y = drop(nn.relu(_dense(self.mlp_dim, self.init_std, self.dtype, "mlp_in")(normed(x, "norm_mlp"))))  # (B, Q, mlp_dim)
-        x = x + drop(_dense(x.shape[-1], self.init_std, self.dtype, "mlp_out")(y))  # (B, Q, C)
+        y = _dense(self.mlp_dim, self.init_std, self.dtype, "mlp_in")(normed(x, "norm_mlp"))
+        y = drop(nn.relu(constrain(y, None, TENSOR)))  # (B, Q, mlp_dim)
+        x = constrain(x + drop(_dense(x.shape[-1], self.init_std, self.dtype, "mlp_out")(y)))  # (B, Q, C)
         return x, weights
 
 

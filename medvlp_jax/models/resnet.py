@@ -7,6 +7,7 @@ from flax import linen as nn
 
 from medvlp_jax.models.attention import wide
 from medvlp_jax.models.heads import BatchNorm
+from medvlp_jax.models.layout import constrain
 
 # depth: (blocks of each stage, bottleneck blocks)
 DEPTHS = {18: ((2, 2, 2, 2), False), 34: ((3, 4, 6, 3), False), 50: ((3, 4, 6, 3), True), 101: ((3, 4, 23, 3), True)}
@@ -107,5 +108,5 @@ class ResNet(nn.Module):
                 stride = 2 if s > 1 and i == 0 else 1
                 features = self.width * 2 ** (s - 1)
                 x = block(features, stride, bottleneck, self.dtype, name=f"stage{s}_block_{i}")(x, train)
-            out[f"stage{s}"] = x  # (B, h, w, C)
+            out[f"stage{s}"] = x = constrain(x)  # (B, h, w, C)
         return x.astype(wide(self.dtype)).mean(axis=(1, 2)).astype(self.dtype), out

@@ -10,6 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from medvlp_jax.models.attention import Mlp, SelfAttention, norm
+from medvlp_jax.models.layout import constrain
 
 LAYER_NORM_EPS = 1e-6
 TOKEN_INIT = nn.initializers.truncated_normal(0.02)
@@ -77,9 +78,9 @@ class Block(nn.Module):
 
         y = norm(x, self.norm_eps, self.dtype, "attention_norm")
         y, row = SelfAttention(self.num_heads, dtype=self.dtype, name="attention")(y)
-        x = x + branch(y, "attention_layer_scale")  # (B, N, C)
+        x = constrain(x + branch(y, "attention_layer_scale"))  # (B, N, C)
         y = Mlp(self.mlp_dim, dtype=self.dtype, name="mlp")(norm(x, self.norm_eps, self.dtype, "mlp_norm"))
-        return x + branch(y, "mlp_layer_scale"), row
+        return constrain(x + branch(y, "mlp_layer_scale")), row
 
 
 class ViT(nn.Module):
@@ -129,7 +130,7 @@ class ViT(nn.Module):
             raise ValueError(f"image {size[0]} x {size[1]} is not a whole number of {p} px patches; {fit} would fit")
         grid, out = (size[0] // p, size[1] // p), {}
         patches = nn.Conv(c, (p, p), strides=(p, p), padding="VALID", dtype=self.dtype, name="patch")
-        x = patches(image.astype(self.dtype)).reshape(batch, -1, c)  # (B, N, C)
+        x = constrain(patches(image.astype(self.dtype)).reshape(batch, -1, c))  # (B, N, C)
         out["patch_embedding"] = x
         if self.has_variable("params", "position_embedding"):  # possibly of another grid, which self.param would refuse
             positions = self.get_variable("params", "position_embedding")
