@@ -218,23 +218,31 @@ def replica_groups(text: str, devices: int) -> np.ndarray:
     if pairs := re.search(r"source_target_pairs=\{((?:\{[\d,]+\},?)*)\}", text):
         return np.array([sorted({int(n) for n in re.findall(r"\d+", pairs[1])})])
     if iota := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
-        shape, dims = ([int(n) for n in iota[k].split(",")] for k in (1, 2))
-        ids = np.arange(np.prod(dims)).reshape(dims)
-        if iota[3]:
-            ids = ids.transpose([int(n) for n in iota[3].split(",")])
-        return ids.reshape(shape)
-    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", text):  # of the compiler for GPUs
+        return _iota(iota[2], iota[3]).reshape(_numbers(iota[1]))
+    if mesh := re.search(
+        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? ?\{([^}]*)\}", text
+    ):
         sizes = {name: int(n) for name, n in re.findall(r"('[^']+')=(\d+)", mesh[1])}
-        along = [part.strip() for part in mesh[2].split(",")]
+        along = [part.strip() for part in mesh[4].split(",")]
         if set(along) <= set(sizes):  # whole axes
+            shape = list(sizes.values())
+            ids = _iota(mesh[2], mesh[3]) if mesh[2] else np.arange(np.prod(shape))
             order = [list(sizes).index(name) for name in [n for n in sizes if n not in along] + along]
-            ids = np.arange(np.prod(list(sizes.values()))).reshape(list(sizes.values())).transpose(order)
-            return ids.reshape(-1, np.prod([sizes[name] for name in along]))
+            return ids.reshape(shape).transpose(order).reshape(-1, np.prod([sizes[name] for name in along]))
     if listed := re.search(r"replica_groups=\{(\{.*?\})\}", text):
         return np.array([[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", listed[1])])
-    if unknown := re.search(r"replica_groups=(?!\{\})[^ ]+", text):
+    if unknown := re.search(r"replica_groups=(?!\{\}).{1,120}", text):
         raise ValueError(f"the compiler writes {unknown[0]!r}, a notation of groups that the planner does not know")
     return np.arange(devices)[None]
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(n) for n in text.split(",")]
+
+
+def _iota(dims: str, order: str | None) -> np.ndarray:  # positions in the order of "2,4" and, transposed, "1,0"
+    ids = np.arange(np.prod(_numbers(dims))).reshape(_numbers(dims))
+    return (ids.transpose(_numbers(order)) if order else ids).ravel()
 
 
 def traffic(module: Module) -> float:

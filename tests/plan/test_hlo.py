@@ -81,6 +81,7 @@ def test_traffic_counts_what_a_loop_moves_each_time_round(mesh):
         ("source_target_pairs={{0,1},{1,0},{5,0}}, x", [[0, 1, 5]]),
         ("replica_groups=mesh['a'=2,'b'=4] {'b'}, x", [[0, 1, 2, 3], [4, 5, 6, 7]]),
         ("replica_groups=mesh['a'=2,'b'=4] {'a'}, x", [[0, 4], [1, 5], [2, 6], [3, 7]]),
+        ("replica_groups=mesh['a'=2,'b'=4], device_ids=([2,2,2]T(1,0,2)) {'a'}, x", [[0, 2], [1, 3], [4, 6], [5, 7]]),
         ("replica_groups=mesh['a'=1,'b'=8] {'a','b'}, x", [list(range(8))]),
     ],
 )
