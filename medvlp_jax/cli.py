@@ -32,7 +32,7 @@ class _Words(tuple_parser.TupleParser):
     def parse(self, argument):
         if argument == "None":
             return ()
-        if isinstance(argument, str) and re.fullmatch(r"[a-z_]+(,[a-z_]+)*|", argument):
+        if isinstance(argument, str) and re.fullmatch(r"[A-Za-z_][\w -]*(,[A-Za-z_][\w -]*)*|", argument):
             return tuple(argument.split(",")) if argument else ()
         try:
             return super().parse(argument)

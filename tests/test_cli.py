@@ -81,6 +81,7 @@ def test_every_key_of_every_config_can_be_overridden(parse, path):
         ("zeroshot", ("zeroshot",)),
         ("zeroshot,grounding", ("zeroshot", "grounding")),
         ("('zeroshot', 'grounding')", ("zeroshot", "grounding")),
+        ("COVID-19,Left Lung", ("COVID-19", "Left Lung")),
         ("", ()),
         ("()", ()),
         ("None", ()),
