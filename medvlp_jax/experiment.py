@@ -1,8 +1,9 @@
 """Puts a run together from its config: method, mesh, tokenizer, data sources, knowledge tables and schedule."""
 import dataclasses
 import functools
-import os
 import re
+import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -223,17 +224,21 @@ def check_required(config) -> None:
 
 
 def make_workdir(path: str | Path) -> Path:
-    """Creates the run directory and proves now, not at the first save, that it can be written.
+    """Creates the run directory and proves now, not at the first save, that checkpoints can be written there: a folder with a
+    file in it is made under another name and renamed (which a mounted bucket may refuse).
 
     Raises:
-      PermissionError, OSError: it cannot.
+      OSError: it cannot.
     """
     path = Path(path).expanduser().absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".writable-{os.getpid()}"
-        probe.write_text("")
-        probe.unlink()
+        if (path / "checkpoints").is_file():
+            raise FileExistsError("checkpoints is a file there")
+        probe = path / f".writable-{uuid.uuid4().hex[:12]}"  # not by process: those of several hosts may have equal ids
+        probe.mkdir()
+        (probe / "file").write_text("probe")
+        shutil.rmtree(probe.rename(path / f"{probe.name}-renamed"))
     except OSError as error:
         raise type(error)(f"workdir {path} cannot be written: {error}; give another --workdir") from error
     return path

@@ -33,7 +33,8 @@ class Stop:
 
     def _on_signal(self, number, frame):
         del frame
-        if self.signal:  # asked twice: end at once
+        # Ctrl-C a second time ends at once; schedulers send TERM again and again, and the run may still be saving.
+        if number == self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
 

@@ -6,6 +6,7 @@ Started again in the same workdir it resumes and repeats the uninterrupted run b
 """
 import functools
 import math
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -272,6 +273,8 @@ def define_flags(flag_values=FLAGS) -> None:
     """Flags beside --config."""
     flags.DEFINE_string("workdir", "", "Run directory; default runs/<method>-<variant>.", flag_values=flag_values)
     flags.DEFINE_string("profile", "", "FIRST:LAST: a trace of these steps in <workdir>/profile.", flag_values=flag_values)
+    text = "Exit code where a signal ended the run early, for launchers that have to tell it from a finished one."
+    flags.DEFINE_integer("stopped_code", 0, text, lower_bound=0, upper_bound=255, flag_values=flag_values)
     distributed.define_flags(flag_values)
 
 
@@ -281,7 +284,8 @@ def main(argv):
         raise app.UsageError(f"unexpected arguments {argv[1:]}; options look like --config.train.steps=100")
     distributed.start(FLAGS.distributed, FLAGS.heartbeat)
     workdir = FLAGS.workdir or experiment.default_workdir(FLAGS.config)
-    distributed.run(lambda: train(FLAGS.config, workdir, FLAGS.profile))
+    if distributed.run(lambda: train(FLAGS.config, workdir, FLAGS.profile)) is None:
+        sys.exit(FLAGS.stopped_code)
 
 
 if __name__ == "__main__":

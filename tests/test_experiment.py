@@ -160,6 +160,10 @@ def test_the_workdir_is_tried_at_once(tmp_path):
     with pytest.raises(OSError, match="workdir .*/file/run cannot be written: .*; give another --workdir") as error:
         experiment.make_workdir(tmp_path / "file" / "run")
     assert cli.explained(error.value)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").write_text("")
+    with pytest.raises(OSError, match="workdir .*/run cannot be written: checkpoints is a file there; give another"):
+        experiment.make_workdir(tmp_path / "run")
 
 
 def test_the_default_workdir_names_method_and_variant():
