@@ -37,7 +37,9 @@ def start(workdir: Path, *options: str, processes: int = 1, devices: int = 1, me
 
 
 def logs(workdir: Path, count: int) -> list[str]:
-    return [(workdir.parent / f"{workdir.name}-{i}.log").read_text() for i in range(count)]
+    """What each wrote; without the list of extension modules, in which a fatal error would end and hide its cause."""
+    texts = [(workdir.parent / f"{workdir.name}-{i}.log").read_text() for i in range(count)]
+    return ["\n".join(line for line in text.split("\n") if not line.startswith("Extension modules")) for text in texts]
 
 
 def finish(workdir: Path, started: list[subprocess.Popen], codes=None, timeout: float = 300) -> list[str]:
