@@ -120,6 +120,7 @@ def train(config, workdir: str | Path, profile: str = "") -> Any:
     trace = timing.Profile(profile, workdir / "profile")
     exp = experiment.build(config, workdir)
     evaluate.check(exp)
+    exp.tables  # noqa: B018 - each process makes them for itself, so before the mesh of all is in force
     with jax.set_mesh(exp.mesh):
         return _train(exp, workdir, clock, trace)
 

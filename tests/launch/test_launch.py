@@ -90,7 +90,7 @@ def test_local_passes_a_signal_on_and_waits_for_the_processes_to_save(tmp_path):
 
 def test_local_does_not_start_again_what_was_asked_to_end(tmp_path):
     """Ctrl-C before the processes listen to signals ends them with other codes than 0."""
-    dies = 'test "$JAX_PROCESS_ID" = 1 || kill -TERM $PPID; sleep 0.2; exit 143'
+    dies = 'test "$JAX_PROCESS_ID" = 0 || { sleep 0.5; kill -TERM $PPID; }; sleep 1; exit 143'  # once both are there
     code, calls, _ = run("local.sh", "2", commands={"python": dies}, tmp_path=tmp_path)
     assert code == 143 and len(calls) == 2
 

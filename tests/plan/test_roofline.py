@@ -133,7 +133,7 @@ def test_larger_topologies(name, chips_wanted, want):
 
 
 def test_mesh_of_the_command_line():
-    assert command.mesh_of("data=-1,fsdp=8") == {"data": -1, "fsdp": 8}
+    assert command.mesh_of("data=-1,fsdp=8") == {"data": -1, "fsdp": 8, "tensor": 1}
     with pytest.raises(ValueError, match="expected AXIS=SIZE"):
         command.mesh_of("data")
 
