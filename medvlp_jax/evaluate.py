@@ -115,7 +115,8 @@ def evaluate(config, workdir: str | Path, step: str = "last", tasks=None) -> lis
     workdir = Path(workdir).expanduser().absolute()
     published = config.init and not checkpoint.steps(workdir)
     number = 0 if published else checkpoint.choose(workdir, step, config.train.best_metric)
-    exp = experiment.build(config, workdir)
+    has_config = not published and "config" in metrics.read_run_file(workdir)
+    exp = experiment.build(run_config.without_initial_weights(config, workdir) if has_config else config, workdir)
     check(exp, tasks)
     if published:
         variables = {**exp.pretrained[initial_weights.WHOLE], "knowledge": exp.tables}

@@ -61,11 +61,7 @@ def open_model(config, path, step: str = "last"):
         checkpoint.choose(folder, step)  # says what is missing
     with config.unlocked():
         config.required, config.mesh, config.sharding = (), ConfigDict({"data": -1, "fsdp": 1}), "replicated"
-        if run and config.model == run_config.saved(folder).model:  # sizes read off the initial weights are in it
-            config.data.tokenizer = str(initial_weights.tokenizer_path(config) or "")
-            config.init = ""
-            for key in initial_weights.TRUNKS.keys() & config.model.keys():
-                config.model[key].init = ""
+    config = run_config.without_initial_weights(config, folder) if run else config
     exp = experiment.build(config, folder)
     if run:
         number = checkpoint.choose(folder, step, config.train.best_metric)

@@ -1,4 +1,5 @@
 """The config a run was trained with, from its run.json, completed by the keys that came into being after it."""
+import copy
 import importlib
 import importlib.util
 from pathlib import Path
@@ -6,7 +7,7 @@ from pathlib import Path
 from absl import logging
 from ml_collections import ConfigDict
 
-from medvlp_jax import metrics
+from medvlp_jax import initial_weights, metrics
 
 # Arguments of functions with defaults of their own: a run may hold any of them, and what it does not hold is no gap.
 OPEN = ("model.image", "model.text", "data.examples", "data.phantom_sizes", "evals.options")
@@ -43,6 +44,22 @@ def saved(workdir: str | Path) -> ConfigDict:
                 node = node[part]
             node[key] = value
     return ConfigDict(config)
+
+
+def without_initial_weights(config: ConfigDict, workdir: str | Path) -> ConfigDict:
+    """Copy of the config for a run that has checkpoints: the files that it began with need not be there any more.
+
+    Of a text encoder's the tokenizer is still read. A model that is not the run's keeps its initial weights, from which its
+    sizes are read.
+    """
+    config = copy.deepcopy(config)
+    if config.model == saved(workdir).model:
+        with config.unlocked():
+            config.data.tokenizer = str(initial_weights.tokenizer_path(config) or "")
+            config.init = ""
+            for key in initial_weights.TRUNKS.keys() & config.model.keys():
+                config.model[key].init = ""
+    return config
 
 
 def missing(config: dict, today: dict, prefix: str = "") -> dict:

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 import medvlp_jax
-from medvlp_jax import checkpoint, evaluate, experiment, inference, loading, method, metrics, train, weights
+from medvlp_jax import checkpoint, evaluate, experiment, inference, loading, method, metrics, run_config, train, weights
 from medvlp_jax import knowledge as tables
 from medvlp_jax.input import tokens
 from medvlp_jax.reports import knowledge, vocab
@@ -237,6 +237,11 @@ def test_a_run_loads_without_its_data_and_on_another_mesh(runs, tmp_path):
         medvlp_jax.load(tmp_path, overrides={"knowlege.init": ""})
     with pytest.raises(ValueError, match="knowledge.seed='x' does not fit the config"):
         medvlp_jax.load(tmp_path, overrides={"knowledge.seed": "x"})
+    data = json.loads((folder / "run.json").read_text())["config"]["data"]
+    record["config"] |= {"mesh": {"data": -1, "fsdp": 1}, "required": [], "data": data}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    found = evaluate.evaluate(run_config.saved(tmp_path), tmp_path, tasks=["zeroshot"])  # nor does it need them here
+    assert found[0]["metric"] == "auc_macro" and found[0]["n"] > 0
 
 
 def test_an_imported_published_checkpoint(tmp_path, monkeypatch):

@@ -111,15 +111,21 @@ def test_a_step_that_is_not_finite_changes_only_the_counter(name):
         jax.tree.map(np.testing.assert_array_equal, getattr(after, part), getattr(state, part))
 
 
-def kind_of(shape, sizes) -> str:
-    """What an array that crosses devices is, by its shape on one device; sizes: of the parameters."""
+def laid_out(shape, parts) -> set[tuple[int, ...]]:
+    """Shapes in which a parameter or its gradient may lie on a device: any dimension in parts, and transposed."""
+    wide = {shape, *((*shape[:d], n // p, *shape[d + 1 :]) for p in parts for d, n in enumerate(shape) if n % p == 0)}
+    return wide | {s[::-1] for s in wide}
+
+
+def kind_of(shape, known) -> str:
+    """What an array that crosses devices is, by its shape on one device; known: shapes of the parameters' parts."""
     if len(shape) <= 1:
         return "vector"  # BatchNorm's statistics, gradients of biases, sums over the batch
     if shape in ((16, EMBED), (2, EMBED), (4, EMBED)):
         return "embedding"
     if len(shape) == 2 and len(vocab.ENTITIES) in shape:
         return "entity"  # gradient of the entities' embeddings, which all examples share
-    return "parameter" if int(np.prod(shape)) in sizes else "?"
+    return "parameter" if shape in known else "?"
 
 
 @pytest.mark.parametrize("layout", ["8", "fsdp", "tensor"])
@@ -131,13 +137,13 @@ def test_every_collective_is_accounted_for(name, layout):
     Without gathered embeddings the contrast would be per device by accident.
     """
     step, state, mesh, _ = compiled(name, layout)
-    whole = {x.size for x in jax.tree.leaves(state.params) if x.ndim > 1}
-    sizes = whole | {n // mesh.shape["tensor"] for n in whole}
+    parts = {n for n in (mesh.shape["fsdp"], mesh.shape["tensor"]) if n > 1}
+    known = set().union(*(laid_out(x.shape, parts) for x in jax.tree.leaves(state.params) if x.ndim > 1))
     seen, sent = {}, 0.0
     for c in hlo.collectives(hlo.parse(step.as_text()), 8):
         axes = c.axes(dict(mesh.shape))
         for shape in c.shapes:
-            kind = kind_of(shape, sizes)
+            kind = kind_of(shape, known)
             if kind == "?" and axes == "tensor" and c.kind == "all-reduce" and len(shape) in (2, 3):
                 kind = "sum over heads or hidden units"
             else:
@@ -153,14 +159,20 @@ def test_every_collective_is_accounted_for(name, layout):
     assert sent < (2.2 if layout == "8" else 3.3) * parameters + 64 * 16 * EMBED * 4, (sent, parameters)
 
 
-def test_layouts_of_activations_stand_in_the_program():
+@pytest.mark.parametrize(
+    "name, vit, bert, layers",
+    [
+        ("medklip", 1, 0, 2),
+        ("mlip", 1, 2 * 2, 4),  # two blocks read the report and the swapped one; one layer fuses pairs, negatives twice, swaps
+    ],
+)
+def test_layouts_of_activations_stand_in_the_program(name, vit, bert, layers):
     """Each constraint comes once on the way forward and once on the way back; one that vanished would be missed here."""
-    rows = re.findall(r"sdy.sharding_constraint %\S+ <@mesh, (.*?)>", compiled("medklip", "tensor")[-1])
+    found = re.findall(r"sdy.sharding_constraint %\S+ <@mesh, (.*?)>", compiled(name, "tensor")[-1])
     batch = '[{"data", "fsdp"}'
-    image_blocks, layers = 1, 2
-    assert rows.count(f'{batch}, {{}}, {{"tensor"}}, {{}}]') == 2 * 3 * (image_blocks + 2 * layers)  # query, key, value
-    assert rows.count(f'{batch}, {{}}, {{"tensor"}}]') == 2 * (image_blocks + layers)  # hidden units
-    assert rows.count(f"{batch}, {{}}, {{}}]") == 2 * (1 + 2 * image_blocks + layers)  # patches and residual streams
+    assert found.count(f'{batch}, {{}}, {{"tensor"}}, {{}}]') == 2 * 3 * (vit + bert + 2 * layers)  # query, key, value
+    assert found.count(f'{batch}, {{}}, {{"tensor"}}]') == 2 * (vit + bert + layers)  # hidden units
+    assert found.count(f"{batch}, {{}}, {{}}]") == 2 * (1 + 2 * vit + 2 * bert + layers)  # patches and residual streams
 
 
 def test_randomness_is_a_function_of_seed_and_step():

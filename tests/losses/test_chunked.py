@@ -11,9 +11,9 @@ from tests.losses.cases import unit
 from tests.losses.test_contrastive import naive_info_nce
 
 
-def mesh_of(devices):
-    shape = {1: (1, 1), 8: (4, 2)}[devices]
-    return jax.make_mesh(shape, ("data", "fsdp"), devices=jax.devices()[:devices], axis_types=(AxisType.Auto,) * 2)
+def mesh_of(data, fsdp, tensor=1):
+    devices = jax.devices()[: data * fsdp * tensor]
+    return jax.make_mesh((data, fsdp, tensor), ("data", "fsdp", "tensor"), devices=devices, axis_types=(AxisType.Auto,) * 3)
 
 
 def naive_gradients(a, b, temperature, valid):
@@ -30,11 +30,11 @@ def naive_gradients(a, b, temperature, valid):
 
 
 @pytest.mark.parametrize("chunk", [3, 16, 100])
-@pytest.mark.parametrize("devices", [1, 8])
-def test_value_and_gradients_are_those_of_the_naive_loop(devices, chunk):
+@pytest.mark.parametrize("shape", [(1, 1), (4, 2), (2, 2, 2)])  # over a tensor axis, rows are whole
+def test_value_and_gradients_are_those_of_the_naive_loop(shape, chunk):
     rng = np.random.default_rng(0)
     a, b = unit(rng.standard_normal((2, 16, 5))).astype(np.float32)
-    valid, mesh = rng.random(16) < 0.7, mesh_of(devices)
+    valid, mesh = rng.random(16) < 0.7, mesh_of(*shape)
     fn = jax.jit(jax.value_and_grad(lambda a, b, t, v: contrastive.chunked_info_nce(a, b, t, v, chunk), (0, 1, 2)))
     with jax.set_mesh(mesh):
         rows = [jax.device_put(x, NamedSharding(mesh, P(("data", "fsdp")))) for x in (a, b, valid)]
@@ -52,7 +52,7 @@ def test_no_pair_gives_zero_and_finite_gradients():
 
 def test_memory_and_what_crosses_devices():
     """512 rows a device: the plain form holds 512 x 4096 logits more than once, the chunked one 512 x 64."""
-    mesh, rows, width = mesh_of(8), 4096, 4
+    mesh, rows, width = mesh_of(4, 2), 4096, 4
     spec = jax.ShapeDtypeStruct((rows, width), jnp.float32, sharding=NamedSharding(mesh, P(("data", "fsdp"))))
     scratch = {}
     for chunk in (0, 64):
