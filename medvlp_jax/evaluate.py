@@ -104,8 +104,9 @@ def validate(exp: experiment.Experiment, variables) -> dict[str, float]:
     return values
 
 
-def evaluate(config, workdir: str | Path, step: str = "last", tasks=None) -> list[dict]:
-    """Scores the checkpoint `step` ("last", "best" by config.train.best_metric, or a number) of a run.
+def evaluate(config, workdir: str | Path, step: str = "last", tasks=None, devices=None) -> list[dict]:
+    """Scores the checkpoint `step` ("last", "best" by config.train.best_metric, or a number) of a run, on `devices` (default:
+    all there are).
 
     Without any checkpoint in `workdir`, the published model of config.init is scored, as step 0.
 
@@ -116,7 +117,8 @@ def evaluate(config, workdir: str | Path, step: str = "last", tasks=None) -> lis
     published = config.init and not checkpoint.steps(workdir)
     number = 0 if published else checkpoint.choose(workdir, step, config.train.best_metric)
     has_config = not published and "config" in metrics.read_run_file(workdir)
-    exp = experiment.build(run_config.without_initial_weights(config, workdir) if has_config else config, workdir)
+    config = run_config.without_initial_weights(config, workdir) if has_config else config
+    exp = experiment.build(config, workdir, devices)
     check(exp, tasks)
     if published:
         variables = {**exp.pretrained[initial_weights.WHOLE], "knowledge": exp.tables}
@@ -124,8 +126,9 @@ def evaluate(config, workdir: str | Path, step: str = "last", tasks=None) -> lis
         variables, _ = checkpoint.load_variables(workdir, number)
     where = f"{config.init} (the width of its queries is that of the encoder of knowledge.init)" if published else workdir
     logging.info("evaluating step %d of %s", number, workdir)
-    variables = placed(exp, variables, where)
-    return run_tasks(exp, variables, workdir, number, tasks)
+    with jax.set_mesh(exp.mesh):  # as in training: without it nothing is said about the layout of activations
+        variables = placed(exp, variables, where)
+        return run_tasks(exp, variables, workdir, number, tasks)
 
 
 def compare(folders: list[str], out: str = "") -> Path:

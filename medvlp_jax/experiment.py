@@ -133,7 +133,7 @@ class Experiment:
 
     def eval_batches(self, split: str, limit: int = 0):
         """() -> one ordered pass over (the first `limit` examples of) a split, every example once."""
-        size = self.config.data.eval_batch_size // jax.device_count() * jax.device_count() or jax.device_count()
+        size = self.config.data.eval_batch_size // self.mesh.size * self.mesh.size or self.mesh.size
         needs = ("labels", "text") if "embed_text" in self.method.predict else ("labels",)
         needs += tuple(n for n in self.options.needs if n in targets.GROUPS)
         return lambda: pipeline.eval_batches(

@@ -138,9 +138,11 @@ def score(parts: dict[str, Features], rows, names, *, solver: str, seed: int, re
     return classification.label_records(TASK, values, test.labels, names, test.patients, resamples, seed)[0]
 
 
-def probe(config, workdir: str | Path, shares=(0.01, 0.1, 1.0), seeds: int = 3, solver: str = "adamw") -> list[dict]:
+def probe(
+    config, workdir: str | Path, shares=(0.01, 0.1, 1.0), seeds: int = 3, solver: str = "adamw", devices=None
+) -> list[dict]:
     """Fits and scores a linear layer for each share of the training labels and each seed -> records, also written to
-    workdir/eval/results.jsonl.
+    workdir/eval/results.jsonl. The trunk runs on `devices` (default: all there are).
 
     Raises:
       ValueError: unknown solver; a config that is not of linear classification.
@@ -148,10 +150,11 @@ def probe(config, workdir: str | Path, shares=(0.01, 0.1, 1.0), seeds: int = 3, 
     if solver not in SOLVERS:
         raise ValueError(f"unknown solver {solver!r}; known: {', '.join(SOLVERS)}")
     workdir = experiment.make_workdir(workdir)
-    exp = experiment.build(config, workdir)
-    variables, names = start(exp), list(exp.options.targets)
-    parts = {split: features(exp, variables, split, workdir / "features") for split in ("train", "val", "test")}
-    records = []
+    exp = experiment.build(config, workdir, devices)
+    records, names = [], list(exp.options.targets)
+    with jax.set_mesh(exp.mesh):  # for the trunk; a layer on its features is too small to be spread
+        variables = start(exp)
+        parts = {split: features(exp, variables, split, workdir / "features") for split in ("train", "val", "test")}
     for share in shares:
         for seed in range(seeds):
             subset, digest = fractions.stored(exp.source("train"), share, seed, workdir / "splits")
