@@ -20,6 +20,14 @@ def saved(workdir: str | Path) -> ConfigDict:
     Raises:
       FileNotFoundError: no run.json there. ValueError: keys are missing and no file here is called as the run's was.
     """
+    config, gaps, where = _completed(workdir)
+    if gaps:
+        logging.warning("run.json in %s is from before these config keys; they are as in %s: %s", workdir, where, _shown(gaps))
+    return config
+
+
+def _completed(workdir: str | Path) -> tuple[ConfigDict, dict, str]:
+    """-> the config in run.json with what it lacks, {dotted key: value} of that, and the file it comes from."""
     record = metrics.read_run_file(Path(workdir).expanduser())
     if "config" not in record:
         raise FileNotFoundError(f"no run.json with a config in {workdir}: give the --workdir of a run, or --config")
@@ -34,16 +42,15 @@ def saved(workdir: str | Path) -> ConfigDict:
                 f"variant {variant!r} to take them from. Give --config=FILE.py[:variant], or add them to run.json; "
                 f"{where} has: {_shown(gaps)}"
             )
-        return ConfigDict(config)
-    if gaps := missing(config, today):
-        logging.warning("run.json in %s is from before these config keys; they are as in %s: %s", workdir, where, _shown(gaps))
-        for name, value in gaps.items():
-            *parents, key = name.split(".")
-            node = config
-            for part in parents:
-                node = node[part]
-            node[key] = value
-    return ConfigDict(config)
+        return ConfigDict(config), {}, where
+    gaps = missing(config, today)
+    for name, value in gaps.items():
+        *parents, key = name.split(".")
+        node = config
+        for part in parents:
+            node = node[part]
+        node[key] = value
+    return ConfigDict(config), gaps, where
 
 
 def without_initial_weights(config: ConfigDict, workdir: str | Path) -> ConfigDict:
@@ -53,7 +60,7 @@ def without_initial_weights(config: ConfigDict, workdir: str | Path) -> ConfigDi
     sizes are read.
     """
     config = copy.deepcopy(config)
-    if config.model == saved(workdir).model:
+    if config.model == _completed(workdir)[0].model:
         with config.unlocked():
             config.data.tokenizer = str(initial_weights.tokenizer_path(config) or "")
             config.init = ""
