@@ -1,9 +1,13 @@
 """Start-up and end of a run of many processes: SLURM, GKE, TPU VMs, or by hand.
 
 --distributed=on      JAX finds out from SLURM, Kubernetes, a TPU VM or Open MPI who is who
---distributed=auto    the default: as "on" under `srun` with several tasks, in a TPU slice of several hosts, or with these
-                      three variables, by hand: JAX_COORDINATOR_ADDRESS=host:port JAX_NUM_PROCESSES=4 JAX_PROCESS_ID=0
+--distributed=auto    the default: as "on" under `srun` with several tasks, in a TPU slice of several hosts (GKE's too), or
+                      with these three variables, by hand: JAX_COORDINATOR_ADDRESS=host:port JAX_NUM_PROCESSES=4
+                      JAX_PROCESS_ID=0; in a Kubernetes job with indices (JobSet) the last is its JOB_COMPLETION_INDEX
 --distributed=off     this process alone
+
+A job of GPUs on Kubernetes is not told from a single pod by its variables: say "on" (JAX then asks the cluster, which takes
+the package `kubernetes` and the right to read pods, jobs and services), or give the first two of the three variables.
 """
 
 import os
@@ -38,19 +42,23 @@ def several(environment=os.environ) -> bool:
     """Whether the environment says that this is one of several processes."""
     if any(name in environment for name in BY_HAND):
         return True
+    # A pod in a job has JOB_COMPLETION_INDEX, but nothing that says of how many.
     slurm = "SLURM_STEP_NODELIST" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1
-    tpu = "," in environment.get("TPU_WORKER_HOSTNAMES", "") or "MEGASCALE_COORDINATOR_ADDRESS" in environment
-    return slurm or tpu
+    hosts = any("," in environment.get(name, "") for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"))
+    return slurm or hosts or "MEGASCALE_COORDINATOR_ADDRESS" in environment
 
 
 def by_hand(environment=os.environ) -> dict:
-    """Arguments of jax.distributed.initialize from the three variables; {} if none is set.
+    """Arguments of jax.distributed.initialize from the three variables; {} if none is set. A Kubernetes job gives the index.
 
     Raises:
       ValueError: some of them are missing or are no numbers.
     """
-    if not (given := [name for name in BY_HAND if name in environment]):
+    if not any(name in environment for name in BY_HAND):
         return {}
+    if "JOB_COMPLETION_INDEX" in environment:
+        environment = {"JAX_PROCESS_ID": environment["JOB_COMPLETION_INDEX"], **environment}
+    given = [name for name in BY_HAND if name in environment]
     if missing := [name for name in BY_HAND if name not in given]:
         raise ValueError(f"{', '.join(given)} without {', '.join(missing)}: a run by hand needs {', '.join(BY_HAND)}")
     address, count, index = (environment[name] for name in BY_HAND)
