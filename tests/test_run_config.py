@@ -46,7 +46,8 @@ def test_keys_that_came_later_are_filled_in_and_named(tmp_path, caplog):
     write(tmp_path, config, "objective.contrast_chunk", "model.fusion_depth", "losses", "seed")
     saved = run_config.saved(tmp_path)
     assert saved == config and saved.model.fusion_depth == 1  # of the variant; the recipe has 2
-    (said,) = warnings(caplog)
+    assert run_config.without_initial_weights(saved, tmp_path).model == config.model
+    (said,) = warnings(caplog)  # once, though it is read twice
     assert "is from before these config keys; they are as in configs/mlip.py:quickstart: " in said
     for named in ("seed=0", "model.fusion_depth=1", "objective.contrast_chunk=0", "losses={'alignment': 0.7"):
         assert named in said
