@@ -4,7 +4,7 @@ import json
 import pytest
 
 from medvlp_jax.bench import __main__ as bench
-from medvlp_jax.bench import ablation
+from medvlp_jax.bench import ablation, contrast
 
 
 def test_ablation_removes_terms_and_skips_finished_runs(tmp_path, monkeypatch, capsys):
@@ -43,3 +43,15 @@ def test_ablation_ends_on_a_signal(tmp_path, monkeypatch):
 def test_unknown_benchmark_lists_those_there_are():
     with pytest.raises(SystemExit, match="phantom,ablation"):
         bench.main(["nothing"])
+
+
+def test_contrast_compares_both_forms(capsys):
+    rows = contrast.main(["--batches=256,512", "--timed=256", "--chunk=16", "--width=8", "--pairs=2", "--turns=1"])
+    assert [row.batch for row in rows] == [256, 512] and rows[1].seconds is None and all(s > 0 for s in rows[0].seconds)
+    shares = [chunked / plain for _, (plain, chunked), _ in rows]
+    assert all(row.scratch[0] > row.batch // 8 * row.batch * 4 for row in rows)  # (rows a device) x batch logits of four bytes
+    assert shares[1] < 0.5 and shares[1] < 0.8 * shares[0]
+    lines = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert [line[:2] for line in lines[2:]] == [["256", "32"], ["512", "64"]] and lines[3][2:5] == ["-"] * 3
+    with pytest.raises(ValueError, match="a batch of 100 does not divide over 8 devices"):
+        contrast.main(["--batches=100"])

@@ -2,7 +2,7 @@
 import importlib
 import sys
 
-NAMES = ("phantom", "ablation", "input", "reports")
+NAMES = ("phantom", "ablation", "input", "reports", "contrast")
 
 
 def main(argv: list[str]) -> None:
