@@ -4,6 +4,7 @@ The position is one small JSON for all processes, so that a run can go on with a
 into being by one rename, its checksums included; a damaged one is set aside, and the run goes on from the one before.
 """
 import contextlib
+import errno
 import json
 import math
 from pathlib import Path
@@ -20,6 +21,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from medvlp_jax import checksums, trees
 
 SHOWN = 20  # differences named in an error
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # what a disk says that takes no more
 
 
 class Damaged(ValueError):
@@ -85,17 +87,34 @@ def _saving(mgr):
     try:
         yield
     except Exception as error:
-        there = ocp.utils.checkpoint_steps(mgr.directory)
-        left = f"the last complete checkpoint is of step {max(there)}" if there else "there is no complete checkpoint yet"
         reason = (str(error).splitlines() or [""])[0][:300]
-        raise OSError(f"no checkpoint can be saved in {mgr.directory} ({type(error).__name__}: {reason}); {left}. "
-                      "Make room or give it back, then start again to go on from there") from error  # fmt: skip
+        raise OSError(
+            f"no checkpoint can be saved in {mgr.directory} ({type(error).__name__}: {reason}); {_left(mgr.directory)}"
+        ) from error
 
 
-def restore_newest(mgr: ocp.CheckpointManager, abstract_state, iterator) -> tuple[Any, int] | None:
+@contextlib.contextmanager
+def full_disk_told(workdir: Path):
+    """Inside, a disk that takes no more, whatever was to be written, becomes an OSError that says what is left."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise OSError(f"{workdir} takes no more files ({error}); {_left(workdir / 'checkpoints')}") from error
+
+
+def _left(directory) -> str:
+    there = ocp.utils.checkpoint_steps(directory) if Path(directory).is_dir() else []
+    left = f"the last complete checkpoint is of step {max(there)}" if there else "there is no complete checkpoint yet"
+    return f"{left}. Make room or give it back, then start again to go on from there"
+
+
+def restore_newest(mgr: ocp.CheckpointManager, abstract_state, iterator, changed: str = "") -> tuple[Any, int] | None:
     """`restore` of the newest checkpoint that is sound; None if there is no checkpoint at all.
 
-    Damaged ones are renamed to damaged-<step> and named in a warning.
+    Damaged ones are renamed to damaged-<step> and named in a warning. changed: what is known of how the config changed, said
+    where the checkpoint does not fit it.
 
     Raises:
       ValueError: as `restore`; Damaged if none is sound.
@@ -111,6 +130,10 @@ def restore_newest(mgr: ocp.CheckpointManager, abstract_state, iterator) -> tupl
                             str(error).split(". Delete")[0], max(before), step)  # fmt: skip
             _set_aside(Path(mgr.directory) / str(step))
             mgr.reload()
+        except ValueError as error:
+            if not changed:
+                raise
+            raise ValueError(f"{error}\n{changed}") from error
     return None
 
 

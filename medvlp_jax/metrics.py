@@ -57,15 +57,22 @@ def _write_json(path: Path, record: dict) -> None:
 
 
 def changed_keys(old: dict, new: dict, prefix: str = "") -> list[str]:
-    """Dotted keys of a config whose values differ, but for those of `FREE`; `old` is as run.json gives it."""
-    names = []
+    """Keys of a config whose values differ, but for those of `FREE`, as "a.b (was 1, now 2)"; `old` is as run.json gives it."""
+    found = []
     for key in dict.fromkeys([*old, *new]):
-        a, b, name = old.get(key), new.get(key), f"{prefix}{key}"
+        a, b, name = old.get(key), json.loads(json.dumps(new.get(key), default=str)), f"{prefix}{key}"
         if isinstance(a, dict) and isinstance(b, dict):
-            names += changed_keys(a, b, f"{name}.")
-        elif a != json.loads(json.dumps(b, default=str)) and not FREE.match(name):
-            names.append(name)
-    return names
+            found += changed_keys(a, b, f"{name}.")
+        elif a != b and not FREE.match(name):
+            was, now = (repr(x) if key in side else "not there" for x, side in ((a, old), (b, new)))
+            found.append(f"{name} (was {was}, now {now})")
+    return found
+
+
+def changes(workdir: Path, config: dict) -> str:
+    """What a run that goes on in `workdir` has in its config that it did not begin with; "" if nothing that matters."""
+    changed = changed_keys(read_run_file(workdir).get("config", config), config)
+    return f"this config differs from the one the run began with in: {', '.join(changed)}" if changed else ""
 
 
 class Writer:

@@ -121,7 +121,7 @@ def train(config, workdir: str | Path, profile: str = "") -> Any:
     exp = experiment.build(config, workdir)
     evaluate.check(exp)
     exp.tables  # noqa: B018 - each process makes them for itself, so before the mesh of all is in force
-    with jax.set_mesh(exp.mesh):
+    with jax.set_mesh(exp.mesh), checkpoint.full_disk_told(workdir):
         return _train(exp, workdir, clock, trace)
 
 
@@ -132,7 +132,8 @@ def _train(exp: experiment.Experiment, workdir: Path, clock: timing.Clock, trace
     mgr = checkpoint.manager(workdir, config.train.keep, config.train.best_metric if validating else "")
     abstract = abstract_state(exp, exp.tables)
     shardings = jax.tree.map(lambda s: s.sharding, abstract)
-    restored = checkpoint.restore_newest(mgr, abstract, iterator)
+    changed = metrics.changes(workdir, config.to_dict())
+    restored = checkpoint.restore_newest(mgr, abstract, iterator, changed)
     if restored is None:
         state = jax.jit(functools.partial(init_state, exp=exp), out_shardings=shardings)(exp.tables)
         state = initial_weights.load_into(state, exp.pretrained, shardings)
@@ -140,8 +141,8 @@ def _train(exp: experiment.Experiment, workdir: Path, clock: timing.Clock, trace
     else:
         state, start = restored
         logging.info("resuming at step %d of %d from %s", start, total, mgr.directory)
-        if changed := metrics.changed_keys(metrics.read_run_file(workdir).get("config", {}), config.to_dict()):
-            logging.warning("this config differs from the one the run began with in: %s", ", ".join(changed))
+        if changed:
+            logging.warning(changed)
     parameters = trees.count(abstract.params)
     logging.info("%s: %.2f M parameters, mesh %s", config.method, parameters / 1e6, dict(exp.mesh.shape))
     metrics.write_run_file(workdir, config.to_dict(), data=exp.fingerprints, parameters=parameters)

@@ -1,4 +1,5 @@
 """Faults of checkpoints: killed while saving, full disks, files cut or altered, a folder that cannot be written."""
+import errno
 import json
 import os
 import random
@@ -154,6 +155,17 @@ def test_a_full_disk_is_told_with_what_is_left(copy):
     assert done.returncode == 2, done.stderr[-3000:]
     assert "error: no checkpoint can be saved in" in done.stderr and "the last complete checkpoint is of step 5" in done.stderr
     assert newest(copy)[1] == 5
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_disk_too_full_for_anything_else_is_told_alike(copy, tmp_path):
+    with pytest.raises(OSError, match="takes no more files .*No space left.*; the last complete checkpoint is of step 5. Make"):
+        with checkpoint.full_disk_told(copy), open("/dev/full", "w") as file:
+            file.write("a line of metrics")
+    with pytest.raises(FileNotFoundError, match="No such file"), checkpoint.full_disk_told(copy):
+        (tmp_path / "nothing").read_text()
+    with pytest.raises(OSError, match="there is no complete checkpoint yet"), checkpoint.full_disk_told(tmp_path):
+        raise OSError(errno.EROFS, "Read-only file system")
 
 
 def test_a_workdir_that_cannot_be_written_fails_at_once(tmp_path):

@@ -104,7 +104,10 @@ def test_changed_keys_of_a_config():
            "data": {"path": "a.csv", "batch_size": 8}}  # fmt: skip
     new = {"seed": 0, "optim": {"lr": 2.0, "betas": (0.9, 0.95), "new": 1}, "train": {"steps": 9}, "model": {"image": {"w": 1}},
            "data": {"path": "b.csv", "batch_size": 16}}  # fmt: skip
-    assert metrics.changed_keys(old, new) == ["optim.lr", "optim.gone", "optim.new", "model.image", "data.batch_size"]
+    assert metrics.changed_keys(old, new) == [
+        "optim.lr (was 1.0, now 2.0)", "optim.gone (was 1, now not there)", "optim.new (was not there, now 1)",
+        "model.image (was None, now {'w': 1})", "data.batch_size (was 8, now 16)",
+    ]  # fmt: skip
     assert metrics.changed_keys(json.loads(json.dumps(new)), new) == []
 
 
