@@ -1,5 +1,6 @@
 """Runs of several processes on this machine: the training of one process, faults, and checkpoints for another number."""
 import random
+import shutil
 import signal
 import time
 
@@ -12,14 +13,26 @@ from tests import processes
 
 # Adam scales rounding up where a gradient is 0: what a bias before a normalisation does.
 CLOSE = {"rtol": 2e-4, "atol": 2e-5}
+# After more steps: rounding grows from step to step (float32: grad_norm differs by 1e-5 at first and 5e-4 after nine steps; in
+# float64 the loss of the first step on 1, 4 devices and 4 processes agrees in 14 digits). Another batch is another 1e-2.
+GROWN = {"rtol": 3e-3, "atol": 2e-5}
 STOPS_WITHIN = 45  # seconds from the loss of a process until the others have ended, with --heartbeat=15
+# Whoever notices a loss first says so: the process itself in a collective, or JAX's service, which aborts it.
+SAID = {distributed.LOST: "stops: another process ended", -signal.SIGABRT: "JAX distributed service detected fatal errors"}
 
 
-def same(got: list[dict], want: list[dict]) -> None:
+def same(got: list[dict], want: list[dict], grown: bool = False) -> None:
     assert [r["step"] for r in got] == [r["step"] for r in want]
     for a, b in zip(got, want, strict=True):
         assert set(a) == set(b)
-        np.testing.assert_allclose([a[k] for k in b], list(b.values()), err_msg=str(b["step"]), **CLOSE)
+        np.testing.assert_allclose([a[k] for k in b], list(b.values()), err_msg=str(b["step"]),
+                                   **(GROWN if grown else CLOSE))  # fmt: skip
+
+
+def deviation(got: list[dict], want: list[dict]) -> float:
+    """Root mean square, over steps and values, of how far two runs differ relative to the second."""
+    parts = [(a[k] - b[k]) / max(abs(b[k]), 1e-3) for a, b in zip(got, want, strict=True) for k in b]
+    return float(np.sqrt(np.mean(np.square(parts))))
 
 
 def test_two_processes_train_as_one_and_only_the_first_writes(tmp_path):
@@ -45,6 +58,8 @@ def test_two_processes_train_as_one_and_only_the_first_writes(tmp_path):
         ({"SLURM_NTASKS": "16"}, False),  # in a batch script, not under srun
         ({"TPU_WORKER_HOSTNAMES": "h0,h1"}, True),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"TPU_PROCESS_ADDRESSES": "h0:8471,h1:8471"}, True),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "3"}, False),  # of how many nothing says
         ({"MEGASCALE_COORDINATOR_ADDRESS": "h0"}, True),
     ],
 )
@@ -58,6 +73,10 @@ def test_processes_by_hand():
     assert distributed.by_hand(given) == {"coordinator_address": "h:1", "num_processes": 4, "process_id": 3}
     with pytest.raises(ValueError, match="JAX_COORDINATOR_ADDRESS without JAX_NUM_PROCESSES, JAX_PROCESS_ID"):
         distributed.by_hand({"JAX_COORDINATOR_ADDRESS": "h:1"})
+    job = {name: given[name] for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES")} | {"JOB_COMPLETION_INDEX": "2"}
+    assert distributed.several(job) and distributed.by_hand(job)["process_id"] == 2
+    assert distributed.by_hand(job | {"JAX_PROCESS_ID": "1"})["process_id"] == 1  # said outright
+    assert distributed.by_hand({"JOB_COMPLETION_INDEX": "2"}) == {}
     with pytest.raises(ValueError, match="JAX_PROCESS_ID=4, JAX_NUM_PROCESSES=4: expected numbers from 0 to below"):
         distributed.by_hand(given | {"JAX_PROCESS_ID": "4"})
 
@@ -70,20 +89,28 @@ def whole(tmp_path_factory):
     return folder
 
 
-OPTIONS = ("--config.train.steps=12", "--config.train.checkpoint_every=3", "--heartbeat=15")
+OPTIONS = ("--config.train.steps=12", "--config.train.checkpoint_every=3")
 
 
 @pytest.mark.soak
 class TestSoak:
+    """Not on a machine that stops all of them for longer than their --heartbeat (SIGSTOP, sleep): JAX ends them then."""
+
     def test_four_processes_train_as_one(self, whole, tmp_path):
+        """As near as a process with 1 device is to one with 4: what is left is the order of sums."""
         processes.run(tmp_path / "run", *OPTIONS, processes=4)
-        same(processes.records(tmp_path / "run"), processes.records(whole))
+        processes.run(tmp_path / "alone", *OPTIONS)
+        want, got, alone = (processes.records(folder) for folder in (whole, tmp_path / "run", tmp_path / "alone"))
+        print(f"4 processes {deviation(got, want):.1e}, 1 device {deviation(alone, want):.1e} from 4 devices")
+        same(got[:1], want[:1])
+        same(got, want, grown=True)
+        assert deviation(got, want) < 3 * deviation(alone, want)
 
     @pytest.mark.parametrize("count, victim", [(2, 0), (2, 1), (4, 2)])
     def test_a_killed_process_ends_the_others_and_all_start_again(self, count, victim, tmp_path):
-        options = {"processes": count, "devices": 4 // count}
+        options = {"processes": count, "devices": 4 // count, "method": "medklip"}
         processes.run(tmp_path / "whole", *OPTIONS, **options)
-        started = processes.start(tmp_path / "run", *OPTIONS, **options)
+        started = processes.start(tmp_path / "run", *OPTIONS, "--heartbeat=15", **options)
         processes.wait_for_step(tmp_path / "run", started, random.randint(1, 9))
         started[victim].send_signal(signal.SIGKILL)
         killed = time.monotonic()
@@ -94,19 +121,17 @@ class TestSoak:
         assert took < STOPS_WITHIN
         for i, text in enumerate(processes.logs(tmp_path / "run", count)):
             if i != victim:
-                assert started[i].returncode != 0 and f"process {i} of {count} stops: another process ended" in text
+                assert SAID[started[i].returncode] in text
+                print(f"number {i}: code {started[i].returncode}")
         processes.run(tmp_path / "run", *OPTIONS, **options)
         assert processes.records(tmp_path / "run") == processes.records(tmp_path / "whole")
         values = [checkpoint.load_variables(tmp_path / name)[0] for name in ("whole", "run")]
         jax.tree.map(np.testing.assert_array_equal, *values)
 
     @pytest.mark.parametrize("asked", [(0, 1, 2, 3), (2,)], ids=["all", "one"])
-    def test_a_signal_gives_one_checkpoint_that_any_number_of_devices_goes_on_from(self, whole, asked, tmp_path):
-        import shutil
-
-        options = ("--config.train.steps=12", "--config.train.checkpoint_every=0")
-        started = processes.start(tmp_path / "run", "--config.train.steps=100000", *options[1:], "--heartbeat=15",
-                                  "--config.schedule.warmup=0.1", processes=4)  # fmt: skip
+    def test_a_signal_gives_one_checkpoint_that_any_number_of_devices_goes_on_from(self, asked, tmp_path):
+        options = ("--config.train.checkpoint_every=0", "--config.schedule.warmup=0.1")
+        started = processes.start(tmp_path / "run", "--config.train.steps=100000", *options, processes=4, method="medklip")
         processes.wait_for_step(tmp_path / "run", started, 2)
         for i in asked:
             started[i].send_signal(signal.SIGTERM)
@@ -114,13 +139,13 @@ class TestSoak:
         (step,) = checkpoint.steps(tmp_path / "run")
         assert f"signal 15: step {step} is saved" in written[0]
         assert processes.records(tmp_path / "run")[-1]["step"] == step
-        end = (f"--config.train.steps={step + 3}", "--config.train.checkpoint_every=0", "--config.schedule.warmup=0.1")
         found = {}
         for devices in (1, 2, 8):
             folder = shutil.copytree(tmp_path / "run", tmp_path / f"on{devices}")
-            (text,) = processes.run(folder, *end, devices=devices)
+            (text,) = processes.run(folder, f"--config.train.steps={step + 3}", *options, devices=devices, method="medklip")
             assert f"resuming at step {step} of {step + 3}" in text
             found[devices] = processes.records(folder)
             assert found[devices][-1]["step"] == step + 3
-        same(found[2], found[1])
-        same(found[8], found[1])
+        for devices in (2, 8):
+            same(found[devices][: step + 1], found[1][: step + 1])  # the first step from the same state
+            same(found[devices], found[1], grown=True)
