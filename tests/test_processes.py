@@ -13,8 +13,8 @@ from tests import processes
 
 # Adam scales rounding up where a gradient is 0: what a bias before a normalisation does.
 CLOSE = {"rtol": 2e-4, "atol": 2e-5}
-# After more steps: rounding grows from step to step (float32: grad_norm differs by 1e-5 at first and 5e-4 after nine steps; in
-# float64 the loss of the first step on 1, 4 devices and 4 processes agrees in 14 digits). Another batch is another 1e-2.
+# After more steps: rounding grows from step to step (float32: grad_norm of 4 processes differs from that of 4 devices by 1e-5 at
+# first and 5e-4 after nine steps, that of 1 device by 5e-5 and 1e-2; in float64 all three agree at first to 6e-14).
 GROWN = {"rtol": 3e-3, "atol": 2e-5}
 STOPS_WITHIN = 45  # seconds from the loss of a process until the others have ended, with --heartbeat=15
 # Whoever notices a loss first says so: the process itself in a collective, or JAX's service, which aborts it.
@@ -104,7 +104,7 @@ class TestSoak:
         print(f"4 processes {deviation(got, want):.1e}, 1 device {deviation(alone, want):.1e} from 4 devices")
         same(got[:1], want[:1])
         same(got, want, grown=True)
-        assert deviation(got, want) < 3 * deviation(alone, want)
+        assert deviation(got, want) < deviation(alone, want)
 
     @pytest.mark.parametrize("count, victim", [(2, 0), (2, 1), (4, 2)])
     def test_a_killed_process_ends_the_others_and_all_start_again(self, count, victim, tmp_path):

@@ -76,18 +76,18 @@ def measure(batch: int, *, width: int, pairs: int, chunk: int, turns: int, timed
     return Row(batch, scratch, tuple(best))
 
 
-def table(rows: list[Row], devices: int) -> str:
-    """Markdown; scratch is that of one device."""
-    lines = ["| batch | rows a device | plain | chunked | times the time | plain, scratch | chunked | share of the scratch |",
-             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    for row in rows:
-        a, b = row.scratch
-        spent = ["-"] * 3
-        if row.seconds:
-            spent = [*(f"{1e3 * s:,.0f} ms" for s in row.seconds), f"{row.seconds[1] / row.seconds[0]:.2f}"]
-        held = [f"{a / 1e6:,.1f} MB", f"{b / 1e6:,.1f} MB", f"{b / a:.3f}"]
-        lines.append("| " + " | ".join([f"{row.batch:,}", f"{row.batch // devices:,}", *spent, *held]) + " |")
-    return "\n".join(lines)
+HEAD = """| batch | rows a device | plain | chunked | times the time | plain, scratch | chunked | share of the scratch |
+|---|---|---|---|---|---|---|---|"""
+
+
+def line(row: Row, devices: int) -> str:
+    """Of a Markdown table below `HEAD`; scratch is that of one device."""
+    spent = ["-"] * 3
+    if row.seconds:
+        spent = [*(f"{1e3 * s:,.0f} ms" for s in row.seconds), f"{row.seconds[1] / row.seconds[0]:.2f}"]
+    a, b = row.scratch
+    held = [f"{a / 1e6:,.1f} MB", f"{b / 1e6:,.1f} MB", f"{b / a:.3f}"]
+    return "| " + " | ".join([f"{row.batch:,}", f"{row.batch // devices:,}", *spent, *held]) + " |"
 
 
 def main(argv) -> list[Row]:
@@ -102,9 +102,10 @@ def main(argv) -> list[Row]:
     parser.add_argument("--devices", type=int, default=8)
     o = parser.parse_args(argv)
     jax.config.update("jax_num_cpu_devices", o.devices)  # of no effect on accelerators
+    print(f"{o.pairs} pairs of views, width {o.width}, chunk {o.chunk}, {jax.device_count()} {jax.default_backend()} devices\n")
+    print(HEAD, flush=True)
     rows = []
     for batch in map(int, o.batches.split(",")):
         rows.append(measure(batch, width=o.width, pairs=o.pairs, chunk=o.chunk, turns=o.turns, timed=batch <= o.timed))
-    print(f"{o.pairs} pairs of views, width {o.width}, chunk {o.chunk}, {jax.device_count()} {jax.default_backend()} devices")
-    print(table(rows, jax.device_count()))
+        print(line(rows[-1], jax.device_count()), flush=True)
     return rows
