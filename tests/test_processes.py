@@ -13,7 +13,7 @@ from tests import processes
 
 # Adam scales rounding up where a gradient is 0: what a bias before a normalisation does.
 CLOSE = {"rtol": 2e-4, "atol": 2e-5}
-# After more steps: rounding grows from step to step (float32: grad_norm of 4 processes differs from that of 4 devices by 1e-5 at
+# After more steps: rounding grows with each (float32: grad_norm of 4 processes differs from that of 4 devices by 1e-5 at
 # first and 5e-4 after nine steps, that of 1 device by 5e-5 and 1e-2; in float64 all three agree at first to 6e-14).
 GROWN = {"rtol": 3e-3, "atol": 2e-5}
 STOPS_WITHIN = 45  # seconds from the loss of a process until the others have ended, with --heartbeat=15
