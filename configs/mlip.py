@@ -41,7 +41,9 @@ def get_config(variant: str = "", workload: str = "mlip") -> ConfigDict:
     c.objective = o = ConfigDict()
     o.temperature = 0.07  # global; learnable if learn_temperature
     o.learn_temperature = False
-    o.contrast_chunk = 0  # > 0: the global contrast never holds more than rows x this many logits (launch/README.md: when)
+    # > 0: the global contrast never holds more than rows x this many logits, in twice the time; it saves memory from a batch
+    # of about 4,096 (`python -m medvlp_jax.bench contrast`, figures in launch/README.md).
+    o.contrast_chunk = 0
     o.divergence = True  # False: plain InfoNCE without divergent views
     o.local_temperature = 0.1
     o.knowledge_gate = True  # False: tokens are aligned as they are
