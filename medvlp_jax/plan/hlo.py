@@ -11,23 +11,10 @@ import numpy as np
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 BITS = {"pred": 8, "token": 0, "opaque": 0, "s4": 4, "u4": 4, "bf16": 16, "c64": 64, "c128": 128}
+CONTROL = {"while", "conditional", "call"}  # operations that run whole computations
 # Operations that move nothing through memory by themselves.
-FREE = {
-    "parameter",
-    "constant",
-    "tuple",
-    "get-tuple-element",
-    "bitcast",
-    "while",
-    "conditional",
-    "call",
-    "after-all",
-    "partition-id",
-    "replica-id",
-    "opt-barrier",
-    "add-dependency",
-    "iota",
-}
+FREE = CONTROL | {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id"}
+FREE |= {"replica-id", "opt-barrier", "add-dependency", "iota"}
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .*)?\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
@@ -62,7 +49,7 @@ class Collective(NamedTuple):
 
     kind: of `KINDS`. bytes: of the largest array concerned (what is gathered, reduced or sent), on one device, once.
     groups: int array (groups, members) of device positions. times: executions in one step. shapes: of the arrays. source:
-    what it was compiled from (the op_name of its metadata).
+    what it was compiled from (the op_name of its metadata). name: of the instruction.
     """
 
     kind: str
@@ -71,6 +58,7 @@ class Collective(NamedTuple):
     times: float
     shapes: tuple[tuple[int, ...], ...]
     source: str
+    name: str = ""
 
     @property
     def members(self) -> int:
@@ -147,32 +135,40 @@ def _closed(text: str) -> tuple[str, str]:
     return text, ""
 
 
-def _called(instruction: Instruction) -> list[tuple[str, str]]:
-    found = _CALLED.findall(instruction.rest)
+def called(instruction: Instruction) -> list[str]:
+    """Names of the computations that an instruction runs."""
+    found = [name for _, name in _CALLED.findall(instruction.rest)]
     for names in _BRANCHES.findall(instruction.rest):
-        found += [("branch", name.strip().lstrip("%")) for name in names.split(",")]
+        found += [name.strip().lstrip("%") for name in names.split(",")]
     return found
 
 
-def _times(computations, entry) -> dict[str, float]:
+def _times(computations, entry, count: float = 1.0) -> dict[str, float]:
     times = defaultdict(float)
 
     def visit(name, count):
         times[name] += count
         for instruction in computations.get(name, ()):
-            trips = _trips(instruction, computations) if instruction.op == "while" else 1
-            for _, callee in _called(instruction):
+            trips = _trips(instruction, computations)
+            for callee in called(instruction):
                 visit(callee, count * trips)
 
-    visit(entry, 1.0)
+    visit(entry, count)
     return dict(times)
 
 
+def part(module: Module, caller: Instruction, name: str) -> Module:
+    """One computation that an instruction runs, as often as one execution of the instruction runs it."""
+    return Module(module.computations, name, _times(module.computations, name, _trips(caller, module.computations)))
+
+
 def _trips(loop: Instruction, computations) -> float:
-    """How often a while loop's body runs: as the compiler says, else the bound its condition compares with."""
+    """How often a while loop's body runs: as the compiler says, else the bound its condition compares with; 1 if it is none."""
+    if loop.op != "while":
+        return 1.0
     if known := re.search(r'known_trip_count"?:?\{"?n"?:"?(\d+)', loop.rest):
         return float(known[1])
-    condition = dict(_called(loop)).get("condition", "")
+    condition = dict(_CALLED.findall(loop.rest)).get("condition", "")
     constants = [i.operands[0] for i in computations.get(condition, ()) if i.op == "constant" and i.operands]
     bounds = [int(text) for text in constants if text.isdigit()]
     return float(max(bounds, default=1))
@@ -196,7 +192,7 @@ def collectives(module: Module, devices: int) -> list[Collective]:
             shapes = tuple(shape for _, shape, _ in arrays(result))
             total = size(result) * (groups.shape[1] if kind == "reduce-scatter" else 1)
             source = re.search(r'op_name="([^"]*)"', i.rest)
-            found.append(Collective(kind, total, groups, times, shapes, source[1] if source else ""))
+            found.append(Collective(kind, total, groups, times, shapes, source[1] if source else "", i.name))
     return found
 
 
@@ -255,8 +251,8 @@ def traffic(module: Module) -> float:
         callee
         for instructions in module.computations.values()
         for i in instructions
-        if i.op not in ("while", "conditional", "call")
-        for _, callee in _called(i)
+        if i.op not in CONTROL
+        for callee in called(i)
     }
     total = 0.0
     for name, instructions in module.computations.items():
@@ -264,11 +260,14 @@ def traffic(module: Module) -> float:
         if not times or name in inside:
             continue
         types = {i.name: i.type for i in instructions}
-        total += times * sum(_moved(i, types, module.computations) for i in instructions if i.op not in FREE)
+        total += times * sum(moved(i, types, module.computations) for i in instructions)
     return total
 
 
-def _moved(i: Instruction, types: dict[str, str], computations) -> float:
+def moved(i: Instruction, types: dict[str, str], computations) -> float:
+    """Bytes of one execution of an instruction, without what it runs as `CONTROL`. types: {name: type} of its computation."""
+    if i.op in FREE:
+        return 0.0
     # The workspace that a library's product is offered comes out of it, in the type; it is not traffic.
     kind = _WORKSPACE.sub("", i.type) if i.op == "custom-call" and _LIBRARY.search(i.rest) else i.type
     out, operands = size(kind, True), [types.get(name, "") for name in i.operands]
@@ -280,9 +279,9 @@ def _moved(i: Instruction, types: dict[str, str], computations) -> float:
         return 2 * size(operands[-1 if i.op == "scatter" else 1], True)
     if i.op != "fusion":
         return out + sum(size(t, True) for t in operands)
-    body = computations.get(dict(_called(i)).get("calls", ""), [])
+    body = computations.get(dict(_CALLED.findall(i.rest)).get("calls", ""), [])
     parameters = {b.name: int(b.operands[0]) for b in body if b.op == "parameter"}
-    moved = out
+    total = out
     for name, number in parameters.items():
         users = [b for b in body if name in b.operands]
         if number >= len(operands):
@@ -293,7 +292,7 @@ def _moved(i: Instruction, types: dict[str, str], computations) -> float:
         elif users and all(u.op == "dynamic-update-slice" and u.operands[0] == name for u in users):
             inner = {b.name: b.type for b in body}
             slices = sum(size(inner[u.operands[1]]) for u in users)
-            moved -= max(whole - slices, 0.0) if size(i.type, True) >= whole else 0.0
+            total -= max(whole - slices, 0.0) if size(i.type, True) >= whole else 0.0
             whole = 0.0
-        moved += whole
-    return moved
+        total += whole
+    return total

@@ -9,7 +9,7 @@ import numpy as np
 
 from medvlp_jax import experiment, sharding, train
 from medvlp_jax.models import bert
-from medvlp_jax.plan import flops, hlo, roofline
+from medvlp_jax.plan import flops, hlo, roofline, timeline
 from medvlp_jax.plan.topology import Topology
 from medvlp_jax.reports import vocab
 
@@ -107,12 +107,14 @@ def compile_step(config, topology: Topology, batch: int, mesh: dict[str, int], f
             raise DoesNotFit(_needed(str(error))) from None
     module = hlo.parse(compiled.as_text())
     devices = len(topology.devices)
+    collectives = hlo.collectives(module, devices)
     step = roofline.Step(
         {kind: n / devices for kind, n in counted.items()},
         hlo.traffic(module),
         held(compiled),
-        hlo.collectives(module, devices),
+        collectives,
         places(exp.mesh.devices.ravel(), topology),
+        timeline.tasks(module, collectives),
     )
     shapes = [x.shape for x in jax.tree.leaves(state.params)]
     return Program(step, dict(exp.mesh.shape), batch, shapes, time.perf_counter() - started, of_one_device(state))

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from medvlp_jax.plan import timeline
 from medvlp_jax.plan.chips import Chip
 from medvlp_jax.plan.hlo import Collective
 
@@ -13,7 +14,7 @@ class Step(NamedTuple):
 
     flops: {kind of product: operations}; traffic: bytes through main memory; memory: bytes held at the peak; collectives with
     the axes they go along, see `hlo`; devices: how many there are; places: (devices, dims) where each one sits, in a torus its
-    coordinates (slice last), else its node.
+    coordinates (slice last), else its node; program: its tasks, see `timeline`.
     """
 
     flops: dict[str, float]
@@ -21,6 +22,7 @@ class Step(NamedTuple):
     memory: float
     collectives: list[Collective]
     places: np.ndarray
+    program: list[timeline.Task]
 
     @property
     def devices(self) -> int:
@@ -55,6 +57,18 @@ def times(step: Step, chip: Chip) -> Times:
     compute = sum(n / chip.flops[kind] for kind, n in step.flops.items())
     network = sum(c.times * seconds(c, chip, step.places) for c in step.collectives)
     return Times(compute, step.traffic / chip.hbm, network)
+
+
+def scheduled(step: Step, chip: Chip) -> float:
+    """Seconds of a step in which sending overlaps with what does not wait for it; between `Times.overlapped` and `.exposed`.
+
+    The greater of compute and memory is spread over the program by memory traffic.
+    """
+    t = times(step, chip)
+    second = max(t.compute, t.memory) / max(sum(task.traffic for task in step.program), 1.0)
+    each = [c.times * seconds(c, chip, step.places) for c in step.collectives]
+    work = [task.traffic * second for task in step.program]
+    return timeline.seconds(step.program, work, [sum(each[c] for c in task.sends) for task in step.program])
 
 
 def seconds(c: Collective, chip: Chip, places: np.ndarray) -> float:
@@ -117,10 +131,11 @@ def account(step: Step, mesh_shape: dict[str, int]) -> dict[tuple[str, str], tup
     return table
 
 
-def weak_scaling(one: Times, many: Times) -> tuple[float, float]:
-    """Share of one chip's speed that each of many keeps at the same rows a chip -> (nothing overlapped, all overlapped).
+def weak_scaling(one: Times, many: Step, chip: Chip) -> tuple[float, float, float]:
+    """Share of one chip's speed that each of many keeps at the same rows a chip -> (nothing overlapped, what does not wait
+    overlapped, all overlapped).
 
     One chip sends nothing: its time is the greater of compute and memory.
     """
-    alone = max(one.compute, one.memory)
-    return alone / many.exposed, alone / many.overlapped
+    alone, after = max(one.compute, one.memory), times(many, chip)
+    return alone / after.exposed, alone / scheduled(many, chip), alone / after.overlapped

@@ -33,7 +33,9 @@ def test_a_plan_of_the_tiny_model(name, platform, tmp_path):
     assert record["chips"] == topology.number(name) and record["bound"] in ("compute", "memory", "network")
     assert record["memory"] > 4 * record["parameters"] and record["sent"] > 4 * record["parameters"]
     assert "all-reduce" in done.stdout and "step at least" in done.stdout and "9 steps" in done.stdout
-    assert 0 < record["efficiency"][0] <= record["efficiency"][1] <= 1
+    low, middle, high = record["efficiency"]
+    assert 0 < low < middle <= high <= 1  # the compiler leaves something for sending to overlap with
+    assert record["overlapped"] <= record["scheduled"] < record["exposed"]
 
 
 def test_a_full_plan_leaves_out_what_only_saves_time():

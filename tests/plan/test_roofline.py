@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medvlp_jax.plan import __main__ as command
-from medvlp_jax.plan import chips, hlo, program, report, roofline, search, topology
+from medvlp_jax.plan import chips, hlo, program, report, roofline, search, timeline, topology
 
 TPU = chips.Chip("tpu", 100.0, 10.0, {"bfloat16": 1000.0, "float32": 500.0}, 60.0, 2.0, 2, 4, 0, 0.0, 0.0)
 GPU = chips.Chip("gpu", 100.0, 10.0, {"bfloat16": 1000.0}, 60.0, 5.0, 0, 0, 4, 0.0, 0.0)
@@ -15,7 +15,8 @@ def reduction(size, groups):
 
 
 def test_times_bound_and_intensity():
-    step = roofline.Step({"bfloat16": 4000.0, "float32": 500.0}, 30.0, 50.0, [reduction(60.0, [[0, 1]])], np.array([[0], [0]]))
+    sums = [reduction(60.0, [[0, 1]])]
+    step = roofline.Step({"bfloat16": 4000.0, "float32": 500.0}, 30.0, 50.0, sums, np.array([[0], [0]]), [])
     t = roofline.times(step, GPU._replace(flops=TPU.flops))
     assert t == (4000 / 1000 + 500 / 500, 30 / 10, 2 * 60 * (1 / 2) / 60)
     assert t.bound == "compute" and t.overlapped == 5.0 and t.exposed == 6.0
@@ -55,6 +56,7 @@ def test_the_account_sums_by_kind_and_axes():
         0.0,
         [reduction(8.0, [[0, 1], [2, 3]]), reduction(4.0, [[0, 1], [2, 3]]), reduction(4.0, [[0, 2], [1, 3]])],
         places,
+        [],
     )
     assert roofline.account(step, {"data": 2, "fsdp": 2}) == {
         ("all-reduce", "fsdp"): (2, 12.0),
@@ -63,8 +65,13 @@ def test_the_account_sums_by_kind_and_axes():
 
 
 def test_weak_scaling_is_the_share_of_one_chips_speed():
-    one, many = roofline.Times(4.0, 2.0, 9.0), roofline.Times(4.0, 2.0, 1.0)
-    assert roofline.weak_scaling(one, many) == (0.8, 1.0)
+    """4 s of work; 1 s of sending, which all but the last quarter of the work can overlap with, half a second at the end."""
+    sums = [reduction(30.0, [[0, 1]]), reduction(15.0, [[0, 1]])]
+    tasks = [timeline.Task((), 10.0, (0,)), timeline.Task((), 20.0, ()), timeline.Task((0, 1), 10.0, (1,))]
+    step = roofline.Step({"bfloat16": 10.0}, 40.0, 0.0, sums, np.array([[0], [0]]), tasks)
+    chip = GPU._replace(fabric=30.0)
+    assert roofline.times(step, chip) == (0.01, 4.0, 1.5) and roofline.scheduled(step, chip) == 4.5
+    assert roofline.weak_scaling(roofline.Times(4.0, 2.0, 9.0), step, chip) == (4 / 5.5, 4 / 4.5, 1.0)
 
 
 def test_more_devices_by_extrapolation():
@@ -72,7 +79,7 @@ def test_more_devices_by_extrapolation():
     gradient = reduction(80.0, [[0, 1, 2, 3]])
     rows = hlo.Collective("all-gather", 64.0, np.array([[0, 1, 2, 3]]), 1.0, ((8, 2),), "")
     within, across = reduction(8.0, [[0, 1], [2, 3]]), reduction(8.0, [[0, 2], [1, 3]])
-    step = roofline.Step({"bfloat16": 1.0}, 5.0, 6.0, [gradient, rows, within, across], topology.imagined("h100:4"))
+    step = roofline.Step({"bfloat16": 1.0}, 5.0, 6.0, [gradient, rows, within, across], topology.imagined("h100:4"), [])
     more = roofline.larger(step, topology.imagined("h100:16"), {"bfloat16": 2.0}, 8)
     assert [(c.bytes, c.members) for c in more.collectives] == [(80, 16), (256, 16), (8, 2), (8, 8)]
     assert more.collectives[3].groups.tolist() == [[0, 2, 4, 6, 8, 10, 12, 14]]
@@ -140,7 +147,8 @@ def test_mesh_of_the_command_line():
 
 def planned(memory, batch, state=30.0):
     sums = [reduction(60.0, [[0, 1]]), reduction(4.0, [[0, 1]])]
-    step = roofline.Step({"bfloat16": 4e12}, 2e9, memory, sums, np.zeros((2, 1)))
+    tasks = [timeline.Task((), 1e9, (0, 1)), timeline.Task((), 1e9, ())]
+    step = roofline.Step({"bfloat16": 4e12}, 2e9, memory, sums, np.zeros((2, 1)), tasks)
     return program.Program(step, {"data": 2, "fsdp": 1}, batch, [(2, 3), (4,)], 1.0, state)
 
 
