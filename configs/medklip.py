@@ -15,6 +15,9 @@ def get_config(variant: str = "") -> ConfigDict:
 
     c.model = m = ConfigDict()
     m.image = ConfigDict({"name": "resnet", "depth": 50, "num_stages": 3, "init": ""})
+    # BatchNorm's statistics: 0 = of the global batch; N = of each N consecutive rows, as where every GPU keeps its own. Where
+    # N divides the rows of a device they are not sent: what large slices and clusters wait for most (launch/README.md).
+    m.image.batch_norm_rows = 0
     m.patch_stage = 3
     m.width, m.depth, m.num_heads, m.mlp_dim = 256, 4, 4, 1024
     m.init_std = 0.02  # MedKLIP's, for width 256
@@ -69,7 +72,7 @@ def get_config(variant: str = "") -> ConfigDict:
 def quickstart(c: ConfigDict) -> None:
     """Small enough for two CPU cores and about six minutes."""
     image = {"name": "resnet", "depth": 18, "width": 24, "num_stages": 3, "patch_stem": True, "init": ""}
-    c.model.image = ConfigDict(image)
+    c.model.image = ConfigDict({**image, "batch_norm_rows": 0})
     c.model.patch_stage = 2  # 14 x 14 patches of 112 px: findings are small
     c.model.width, c.model.depth, c.model.num_heads, c.model.mlp_dim = 64, 1, 4, 128
     # Much dropout, also of attention weights: a query that may lose any patch looks at the whole finding, not at one of the

@@ -99,6 +99,7 @@ def quickstart(c: ConfigDict) -> None:
     """Small enough for two CPU cores and about six minutes; every part of the method is there."""
     m = c.model
     m.image = ConfigDict({"name": "resnet", "depth": 18, "width": 24, "num_stages": 3, "patch_stem": True, "init": ""})
+    m.image.batch_norm_rows = 0  # see configs/medklip.py
     m.patch_stage = 2  # 14 x 14 patches of 112 px: findings are small
     text = {"size": "", "width": 64, "depth": 2, "num_heads": 2, "mlp_dim": 128, "dropout": 0.0}
     m.text.update(text)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from medvlp_jax.models.attention import wide
-from medvlp_jax.models.heads import BatchNorm
+from medvlp_jax.models.batch_norm import BatchNorm
 from medvlp_jax.models.layout import constrain
 
 # depth: (blocks of each stage, bottleneck blocks)
@@ -32,6 +32,7 @@ class Block(nn.Module):
     stride: int
     bottleneck: bool
     dtype: Any = jnp.float32
+    batch_norm_rows: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -39,7 +40,7 @@ class Block(nn.Module):
 
         def conv_norm(x, features, size, stride, conv, norm):
             x = _conv(x, features, size, stride, self.dtype, conv)
-            return BatchNorm(name=norm)(x, None, train).astype(self.dtype)
+            return BatchNorm(rows=self.batch_norm_rows, name=norm)(x, None, train).astype(self.dtype)
 
         f, s = self.features, self.stride
         sizes = ((f, 1, 1), (f, 3, s), (EXPANSION * f, 1, 1)) if self.bottleneck else ((f, 3, s), (f, 3, 1))
@@ -62,6 +63,7 @@ class ResNet(nn.Module):
       patch_stem: one 4x4 convolution of stride 4 in place of 7x7 and pooling; those two take half of a small network's
         time on a CPU.
       remat: recompute each block in the backward pass instead of keeping its activations.
+      batch_norm_rows: train with statistics of each so many consecutive rows; 0 = of the whole (global) batch.
       dtype: compute type; parameters, BatchNorm and its statistics (collection "batch_stats") are float32.
     """
 
@@ -70,6 +72,7 @@ class ResNet(nn.Module):
     num_stages: int = 4
     patch_stem: bool = False
     remat: bool = False
+    batch_norm_rows: int = 0
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -78,14 +81,14 @@ class ResNet(nn.Module):
 
         Args:
           image: (B, H, W, 3) float.
-          train: normalise by the statistics of the (global) batch and update the running ones.
+          train: normalise by the statistics of the batch (see batch_norm_rows) and update the running ones.
 
         Returns:
           x (B, C), mean over positions of the last stage, and out: stem (B, H/2, W/2, width), but H/4 and W/4 with a
           patch stem; stem_pool (B, H/4, W/4, width); stage1.. (B, h, w, C) with strides 4, 8, 16, 32.
 
         Raises:
-          ValueError: unknown depth or number of stages.
+          ValueError: unknown depth or number of stages, or rows that do not divide the batch.
         """
         if self.depth not in DEPTHS:
             raise ValueError(f"no ResNet of depth {self.depth}; known: {', '.join(map(str, DEPTHS))}")
@@ -97,7 +100,7 @@ class ResNet(nn.Module):
             x = conv(image.astype(self.dtype))  # (B, H/4, W/4, width)
         else:
             x = _conv(image.astype(self.dtype), self.width, 7, 2, self.dtype, "stem")
-        x = nn.relu(BatchNorm(name="stem_norm")(x, None, train).astype(self.dtype))
+        x = nn.relu(BatchNorm(rows=self.batch_norm_rows, name="stem_norm")(x, None, train).astype(self.dtype))
         out = {"stem": x}
         if not self.patch_stem:
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
@@ -107,6 +110,6 @@ class ResNet(nn.Module):
             for i in range(count):
                 stride = 2 if s > 1 and i == 0 else 1
                 features = self.width * 2 ** (s - 1)
-                x = block(features, stride, bottleneck, self.dtype, name=f"stage{s}_block_{i}")(x, train)
+                x = block(features, stride, bottleneck, self.dtype, self.batch_norm_rows, name=f"stage{s}_block_{i}")(x, train)
             out[f"stage{s}"] = x = constrain(x)  # (B, h, w, C)
         return x.astype(wide(self.dtype)).mean(axis=(1, 2)).astype(self.dtype), out

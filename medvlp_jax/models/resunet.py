@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from medvlp_jax.models.attention import wide
-from medvlp_jax.models.heads import BatchNorm
+from medvlp_jax.models.batch_norm import BatchNorm
 from medvlp_jax.models.resnet import KERNEL_INIT
 
 

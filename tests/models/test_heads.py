@@ -6,7 +6,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from medvlp_jax.models.heads import BatchNorm, ProjectionHead, normalize
+from medvlp_jax.models.batch_norm import BatchNorm
+from medvlp_jax.models.heads import ProjectionHead, normalize
 from tests import golden
 
 # torch's position in the published Sequential -> our layer, and torch's tensor -> our (collection, leaf)
