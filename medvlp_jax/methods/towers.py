@@ -105,6 +105,9 @@ def build(cls: type[TwoTowers], config, **fields) -> TwoTowers:
     fields = {**config.model.to_dict(), **fields}
     image, text = fields.pop("image"), fields.pop("text")
     image.pop("init"), text.pop("init")
+    text["attention_kernel"] = kernel = fields.pop("attention_kernel")
+    if image["name"] == "vit":
+        image["attention_kernel"] = kernel
     shared = {"dtype": jnp.dtype(config.dtype), "remat": fields["remat"]}
     encoders = trunks.image_encoder(**image, **shared), trunks.text_encoder(**text, **shared)
     return cls(*encoders, dtype=shared["dtype"], **fields)

@@ -8,6 +8,10 @@ from flax import linen as nn
 
 from medvlp_jax.models.layout import TENSOR, constrain
 
+# Of self-attention. "xla": products and softmax, each through main memory on a GPU. "cudnn": on a GPU its fused kernel, for
+# 16-bit types; everywhere else, and for other types, the same as "xla".
+KERNELS = ("xla", "cudnn")
+
 
 def wide(dtype) -> Any:
     """Type of LayerNorm and softmax for a compute type: float32, but float64 for float64."""
@@ -42,21 +46,48 @@ def attention_map(query: jax.Array, key: jax.Array, mask: jax.Array | None = Non
     return jax.nn.softmax(logits, axis=-1)  # (B, heads, Q, N)
 
 
-def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+def attend(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None = None, kernel: str = "xla"
+) -> jax.Array:
     """softmax(query key^T / sqrt(D)) value, through jax.nn.dot_product_attention.
 
     Args:
       query: (B, Q, heads, D); key, value: (B, N, heads, D).
-      mask: (B, N), nonzero for the keys that count.
+      mask: (B, N), nonzero for the keys that count; with cuDNN's kernel they must come first (padding at the end).
+      kernel: of `KERNELS`.
 
     Returns:
       (B, Q, heads, D).
+
+    Raises:
+      ValueError: an unknown kernel.
     """
+    if kernel not in KERNELS:
+        raise ValueError(f"unknown attention_kernel {kernel!r}; known: {', '.join(KERNELS)}")
+    if kernel == "cudnn" and query.dtype in (jnp.bfloat16, jnp.float16) and platform() == "gpu":
+        return _by_cudnn(query, key, value, mask)
     if query.dtype == jnp.float64:  # jax's softmax is float32 always
         return jnp.einsum("bhqn,bnhd->bqhd", attention_map(query, key, mask), value)
     mask = None if mask is None else mask.astype(bool)[:, None, None, :]  # (B, 1, 1, N)
     with jax.numpy_dtype_promotion("standard"):  # jax's own code mixes bfloat16 and float32
         return jax.nn.dot_product_attention(query, key, value, mask=mask)
+
+
+def platform() -> str:
+    """What the program being traced is for: the mesh's platform, without a mesh in force that of the default devices."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device is not None else jax.default_backend()
+
+
+def _by_cudnn(query, key, value, mask):
+    rows, keys = query.shape[1], key.shape[1]
+    # The kernel takes even numbers of rows. What is added is not looked at (keys) or cut off again (queries).
+    query, key, value = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value))
+    lengths = jnp.full(len(query), keys, jnp.int32) if mask is None else mask.astype(bool).sum(-1, dtype=jnp.int32)  # (B,)
+    y = jax.nn.dot_product_attention(
+        query, key, value, key_value_seq_lengths=jnp.maximum(lengths, 1), implementation="cudnn"
+    )  # (B, Q, heads, D)
+    return y[:, :rows]
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -70,11 +101,13 @@ class SelfAttention(nn.Module):
     Fields:
       num_heads: must divide the width.
       kernel_init: of the four projections query, key, value, out.
+      kernel: of `KERNELS`.
     """
 
     num_heads: int
     kernel_init: Callable = nn.initializers.xavier_uniform()
     dtype: Any = jnp.float32
+    kernel: str = "xla"
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
@@ -96,7 +129,7 @@ class SelfAttention(nn.Module):
         q, k, v = (
             constrain(dense(name, x).reshape(heads), None, TENSOR) for name in ("query", "key", "value")
         )  # (B, N, heads, D)
-        y = attend(q, k, v, mask)  # (B, N, heads, D)
+        y = attend(q, k, v, mask, self.kernel)  # (B, N, heads, D)
         return dense("out", y.reshape(x.shape)), attention_map(q[:, :1], k, mask)[:, :, 0]
 
 

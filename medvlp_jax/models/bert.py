@@ -35,6 +35,7 @@ class Block(nn.Module):
     dropout: float = 0.0
     norm_eps: float = LAYER_NORM_EPS
     dtype: Any = jnp.float32
+    attention_kernel: str = "xla"
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
@@ -43,7 +44,7 @@ class Block(nn.Module):
         def drop(y):
             return nn.Dropout(self.dropout, deterministic=not train)(y)
 
-        y, row = SelfAttention(self.num_heads, INIT, self.dtype, name="attention")(x, mask)
+        y, row = SelfAttention(self.num_heads, INIT, self.dtype, self.attention_kernel, name="attention")(x, mask)
         x = norm(constrain(x + drop(y)), self.norm_eps, self.dtype, "attention_norm")  # (B, M, C)
         y = Mlp(self.mlp_dim, INIT, self.dtype, name="mlp")(x)
         return norm(constrain(x + drop(y)), self.norm_eps, self.dtype, "mlp_norm"), row
@@ -59,6 +60,7 @@ class Bert(nn.Module):
       norm_eps: of every LayerNorm.
       remat: recompute each block in the backward pass instead of keeping its activations.
       dtype: compute type; parameters are float32, LayerNorm and softmax at least float32.
+      attention_kernel: of `attention.KERNELS`; cuDNN's takes attention_mask as a number of tokens, from the first on.
     """
 
     vocab_size: int
@@ -72,6 +74,7 @@ class Bert(nn.Module):
     norm_eps: float = LAYER_NORM_EPS
     remat: bool = False
     dtype: Any = jnp.float32
+    attention_kernel: str = "xla"
 
     @nn.compact
     def __call__(
@@ -120,7 +123,8 @@ class Bert(nn.Module):
         block = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
         for i in range(self.depth):
             x, row = block(
-                self.num_heads, self.mlp_dim, self.dropout, self.norm_eps, self.dtype, name=f"block_{i}"
+                self.num_heads, self.mlp_dim, self.dropout, self.norm_eps, self.dtype, self.attention_kernel,
+                name=f"block_{i}",
             )(x, attention_mask, train)  # fmt: skip
             out[f"block_{i}"] = x
         return x, out | {"cls": x[:, 0], "attention": row.mean(axis=1)}

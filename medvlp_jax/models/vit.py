@@ -65,6 +65,7 @@ class Block(nn.Module):
     dropout: float = 0.0
     norm_eps: float = LAYER_NORM_EPS
     dtype: Any = jnp.float32
+    attention_kernel: str = "xla"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
@@ -77,7 +78,7 @@ class Block(nn.Module):
             return nn.Dropout(self.dropout, deterministic=not train)(y)
 
         y = norm(x, self.norm_eps, self.dtype, "attention_norm")
-        y, row = SelfAttention(self.num_heads, dtype=self.dtype, name="attention")(y)
+        y, row = SelfAttention(self.num_heads, dtype=self.dtype, kernel=self.attention_kernel, name="attention")(y)
         x = constrain(x + branch(y, "attention_layer_scale"))  # (B, N, C)
         y = Mlp(self.mlp_dim, dtype=self.dtype, name="mlp")(norm(x, self.norm_eps, self.dtype, "mlp_norm"))
         return constrain(x + branch(y, "mlp_layer_scale")), row
@@ -92,6 +93,7 @@ class ViT(nn.Module):
       norm_eps: of every LayerNorm; 1e-6 in timm and DINOv2, 1e-12 in Hugging Face's copies of Google's and DINO's weights.
       remat: recompute each block in the backward pass instead of keeping its activations.
       dtype: compute type; parameters are float32, LayerNorm and softmax at least float32.
+      attention_kernel: of `attention.KERNELS`.
     """
 
     patch_size: int
@@ -104,6 +106,7 @@ class ViT(nn.Module):
     norm_eps: float = LAYER_NORM_EPS
     remat: bool = False
     dtype: Any = jnp.float32
+    attention_kernel: str = "xla"
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -145,7 +148,8 @@ class ViT(nn.Module):
         block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         for i in range(self.depth):
             x, row = block(
-                self.num_heads, self.mlp_dim, self.layer_scale, self.dropout, self.norm_eps, self.dtype, name=f"block_{i}"
+                self.num_heads, self.mlp_dim, self.layer_scale, self.dropout, self.norm_eps, self.dtype,
+                self.attention_kernel, name=f"block_{i}",
             )(x, train)  # fmt: skip
             out[f"block_{i}"] = x
         x = norm(x, self.norm_eps, self.dtype, "norm")

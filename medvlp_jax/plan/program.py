@@ -3,9 +3,11 @@
 import re
 import time
 from typing import NamedTuple
+from unittest import mock
 
 import jax
 import numpy as np
+from jax._src.cudnn import fused_attention_stablehlo
 
 from medvlp_jax import experiment, sharding, train
 from medvlp_jax.models import bert
@@ -28,6 +30,7 @@ OPTIONS = {
     },
 }
 NEEDED = "xla_gpu_enable_triton_gemm"
+CUDNN = 91000  # version 9.10, that of `chips.H100_TARGET`
 
 
 def options(platform: str, full: bool) -> dict:
@@ -84,7 +87,7 @@ def prepare(config, topology: Topology, batch: int, mesh: dict[str, int]):
 def operations(config, topology: Topology, batch: int, mesh: dict[str, int], devices: int) -> dict[str, float]:
     """Operations of one of `devices` devices by kind, for a global batch; nothing is compiled."""
     exp, step_fn, state, example = prepare(config, topology, batch, mesh)
-    with jax.set_mesh(exp.mesh):
+    with jax.set_mesh(exp.mesh), cudnn():
         return {kind: n / devices for kind, n in flops.of(step_fn.trace(state, example).jaxpr).items()}
 
 
@@ -96,7 +99,7 @@ def compile_step(config, topology: Topology, batch: int, mesh: dict[str, int], f
     """
     started = time.perf_counter()
     exp, step_fn, state, example = prepare(config, topology, batch, mesh)
-    with jax.set_mesh(exp.mesh):
+    with jax.set_mesh(exp.mesh), cudnn():
         traced = step_fn.trace(state, example)
         counted = flops.of(traced.jaxpr)
         try:
@@ -118,6 +121,11 @@ def compile_step(config, topology: Topology, batch: int, mesh: dict[str, int], f
     )
     shapes = [x.shape for x in jax.tree.leaves(state.params)]
     return Program(step, dict(exp.mesh.shape), batch, shapes, time.perf_counter() - started, of_one_device(state))
+
+
+def cudnn():
+    """Context in which cuDNN's kernels can be asked for without it: jax wants to know its version, which only a GPU has."""
+    return mock.patch.object(fused_attention_stablehlo, "check_cudnn_version", lambda: CUDNN)
 
 
 def of_one_device(tree) -> float:
