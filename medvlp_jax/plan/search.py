@@ -1,5 +1,7 @@
 """The largest batch that fits."""
 
+import math
+
 from medvlp_jax.plan import program
 from medvlp_jax.plan.topology import Topology
 
@@ -12,15 +14,18 @@ def largest(config, topology: Topology, mesh: dict[str, int], first: program.Pro
     """The program with the most rows a device that fits; None: none does. Two or three compilations.
 
     Memory grows in proportion to the rows of a device, beside the state and its gradients (a third of it again): a line gives
-    the rows, which are then compiled; one that came out short of the limit or above it gives the next line.
+    the rows, which are then compiled; one that came out short of the limit or above it gives the next line. Groups of BatchNorm
+    stay whole on a device.
     """
     devices, limit = len(topology.devices), FITS * topology.chip.memory
-    small = first.batch // devices
+    small, image = first.batch // devices, config.model.image
+    group = ("batch_norm_rows" in image and image.batch_norm_rows) or 1
+    multiple = math.lcm(MULTIPLE, group)
     known = {0: first.state * 4 / 3, small: first.step.memory}
     best = first if first.step.memory <= limit else None
     for _ in range(4):
         rows = predict(known, limit)
-        rows = rows // MULTIPLE * MULTIPLE if rows >= MULTIPLE else rows
+        rows -= rows % (multiple if rows >= multiple else group)
         if rows in known or rows < 1:
             break
         try:

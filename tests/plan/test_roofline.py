@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from medvlp_jax.plan import __main__ as command
 from medvlp_jax.plan import chips, hlo, program, report, roofline, search, timeline, topology
@@ -163,12 +164,14 @@ def test_the_search_compiles_where_the_line_from_the_state_meets_the_limit(monke
         return planned(40.0 + batch // 2 * slope, batch)
 
     monkeypatch.setattr(program, "compile_step", compile_step)
-    where = topology.Topology("x", [0, 1], GPU)
+    where, config = topology.Topology("x", [0, 1], GPU), ConfigDict({"model": {"image": {}}})
     slope = 1.0
-    assert search.largest(None, where, {}, planned(48.0, 16)).batch == 96 and tried == [48]
-    assert search.largest(None, where, {}, planned(41.0, 16)).batch <= 100  # a line that promised too much is mended
+    assert search.largest(config, where, {}, planned(48.0, 16)).batch == 96 and tried == [48]
+    assert search.largest(config, where, {}, planned(41.0, 16)).batch <= 100  # a line that promised too much is mended
+    config.model.image.batch_norm_rows = 20  # groups that do not cross devices: 40 is a multiple of 8 and of 20
+    assert search.largest(config, where, {}, planned(48.0, 16)).batch == 80
     slope, full = 100.0, planned(150.0, 2)
-    assert search.largest(None, where, {}, full) is None
+    assert search.largest(config, where, {}, full) is None
 
 
 def test_a_table_has_a_line_a_topology_and_costs_go_by_the_steps():
