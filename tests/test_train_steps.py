@@ -119,8 +119,8 @@ def laid_out(shape, parts) -> set[tuple[int, ...]]:
 
 def kind_of(shape, known) -> str:
     """What an array that crosses devices is, by its shape on one device; known: shapes of the parameters' parts."""
-    if len(shape) <= 1:
-        return "vector"  # BatchNorm's statistics, gradients of biases, sums over the batch
+    if len(shape) <= 1 or (len(shape) == 2 and shape[0] == 1):
+        return "vector"  # BatchNorm's statistics (1, C), gradients of biases, sums over the batch
     if shape in ((16, EMBED), (2, EMBED), (4, EMBED)):
         return "embedding"
     if len(shape) == 2 and len(vocab.ENTITIES) in shape:
