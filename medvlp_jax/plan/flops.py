@@ -11,6 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax.interpreters import partial_eval
 
+# cuDNN's attention, primitives of jax that only 16-bit types reach: products of the size of the scores. What it computes again
+# on the way back is no work.
+FUSED_ATTENTION = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 4}
+
 
 def count(fn, *args) -> Counter:
     """Floating-point operations (2 a multiply-add) of fn(*args) on all devices together, by kind of product.
@@ -35,6 +39,9 @@ def _of(jaxpr) -> Counter:
             total[_kind(eqn)] += _dot(eqn)
         elif name == "conv_general_dilated":
             total[_kind(eqn)] += _convolution(eqn)
+        elif name in FUSED_ATTENTION:
+            query, key = (v.aval for v in eqn.invars[:2])  # (B, Q, heads, D), (B, N, heads, D)
+            total["bfloat16"] += FUSED_ATTENTION[name] * 2.0 * query.size * key.shape[1]
         elif name == "cond":
             total += max((_of(b.jaxpr) for b in params["branches"]), key=lambda c: sum(c.values()))
         else:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from medvlp_jax.models import attention
-from medvlp_jax.plan import program
+from medvlp_jax.plan import flops, program
 from tests import tiny
 
 B, HEADS, D = 4, 2, 8
@@ -37,6 +37,20 @@ def test_the_kernel_stands_in_programs_for_a_gpu(monkeypatch, rows, masked):
     plain = for_gpu(monkeypatch, "xla", rows, masked)
     assert "__cudnn" not in plain and "stablehlo.exponential" in plain
     assert for_gpu(monkeypatch, "cudnn", rows, masked, jnp.float32) == for_gpu(monkeypatch, "xla", rows, masked, jnp.float32)
+
+
+@pytest.mark.usefixtures("optax_promotion")
+def test_its_operations_are_counted_as_those_of_the_products(monkeypatch):
+    monkeypatch.setattr(attention, "platform", lambda: "gpu")
+    *qkv, mask = example(6)
+
+    def grad(kernel):
+        return jax.grad(lambda qkv: attention.attend(*qkv, mask, kernel).astype(jnp.float32).sum())
+
+    with program.cudnn():
+        fused, plain = (flops.count(grad(kernel), qkv) for kernel in ("cudnn", "xla"))
+    # Without the value of the loss the plain gradient still needs the scores, but not their product with the values.
+    assert fused.total() == 6 * 2 * B * HEADS * D * 6 * 6 and plain.total() == 5 * 2 * B * HEADS * D * 6 * 6
 
 
 @pytest.mark.parametrize("rows, masked", [(6, True), (7, False), (7, True)])
