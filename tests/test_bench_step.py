@@ -134,7 +134,8 @@ SIDE = """
 import json, sys
 for line in sys.stdin:
     seconds = float(sys.argv[1].rsplit("-", 1)[1])
-    print(json.dumps({"seconds": [seconds] * int(line), "peak": 2_000_000_000, "parameters": 14_464_322}), flush=True)
+    taken = {"seconds": [seconds] * int(line), "cpu": [2 * seconds] * int(line)}
+    print(json.dumps({**taken, "peak": 2_000_000_000, "parameters": 14_464_322}), flush=True)
     if sys.argv[1].startswith("short"):
         break
 """
@@ -171,15 +172,16 @@ def test_a_side_that_ends_early_is_an_error(stand_in):
 
 
 def result(seconds, parameters=2_000_000, **facts):
-    return turns.Result(10.0, seconds, 3_000_000_000, {"parameters": parameters, **facts})
+    return turns.Result(10.0, seconds, [2.0 * s for s in seconds], 3_000_000_000, {"parameters": parameters, **facts})
 
 
 def test_the_table_has_medians_spread_and_equal_parameters():
     ours, theirs = result([4.0, 2.0, 9.0], compile=5.0), result([2.0, 2.0, 3.0])
     lines = step.table({"jax": ours, "torch": theirs}).splitlines()
-    assert lines[2] == "| jax | 4.00 s | 2.00 - 9.00 s | 15.0 s | 5.0 s | 3.0 GB | 2.00 M |"
-    assert lines[3] == "| torch | 2.00 s | 2.00 - 3.00 s | 10.0 s | - | 3.0 GB | 2.00 M |"
-    assert lines[-1] == "jax / torch: 2.000, median of 3 turns (1.000 - 3.000)"
+    assert lines[2] == "| jax | 4.00 s | 2.00 - 9.00 s | 8.00 s | 15.0 s | 5.0 s | 3.0 GB | 2.00 M |"
+    assert lines[3] == "| torch | 2.00 s | 2.00 - 3.00 s | 4.00 s | 10.0 s | - | 3.0 GB | 2.00 M |"
+    assert lines[-2] == "jax / torch: 2.000, median of 3 turns (1.000 - 3.000)"
+    assert lines[-1] == "of CPU time: 2.000, median of 3 turns (1.000 - 3.000)"
     with pytest.raises(ValueError, match="unequal numbers of parameters"):
         step.table({"jax": ours, "torch": result([1.0], parameters=3)})
 

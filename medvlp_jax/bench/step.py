@@ -5,7 +5,8 @@
 
 Forward, backward, clipping and AdamW in float32 on all cores, the same sizes, batch and number of passes through every
 encoder. Each side is a process of its own, so that its peak memory is its own; they take turns, and the figure is the median
-of the turns' ratios. Needs the extra "torch".
+of the turns' ratios. CPU time (all threads together) is what to look at where others use the machine too; `taskset -c 0` in
+front of the command compares one core with one core. Needs the extra "torch".
 """
 import argparse
 import importlib.util
@@ -143,16 +144,20 @@ def table(results: dict[str, turns.Result]) -> str:
     counts = {name: result.facts["parameters"] for name, result in results.items()}
     if len(set(counts.values())) > 1:
         raise ValueError(f"the sides have unequal numbers of parameters: {counts}")
-    heads = ("", "step, median", "least - most", "first step", "of it compiling", "peak memory", "parameters")
+    heads = ("", "step, median", "least - most", "CPU time", "first step", "of it compiling", "peak memory", "parameters")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for name, (first, each, peak, facts) in results.items():
+    for name, (first, each, cpu, peak, facts) in results.items():
         compiling = facts.get("compile")
         lines.append(
-            f"| {name} | {np.median(each):.2f} s | {min(each):.2f} - {max(each):.2f} s | {first + (compiling or 0):.1f} s | "
-            + (f"{compiling:.1f} s" if compiling else "-") + f" | {peak / 1e9:.1f} GB | {facts['parameters'] / 1e6:.2f} M |"
+            f"| {name} | {np.median(each):.2f} s | {min(each):.2f} - {max(each):.2f} s | {np.median(cpu):.2f} s | "
+            f"{first + (compiling or 0):.1f} s | " + (f"{compiling:.1f} s" if compiling else "-")
+            + f" | {peak / 1e9:.1f} GB | {facts['parameters'] / 1e6:.2f} M |"
         )  # fmt: skip
-    median, least, most = turns.ratios(results["jax"].turns, results["torch"].turns)
-    return "\n".join([*lines, "", f"jax / torch: {median:.3f}, median of {len(each)} turns ({least:.3f} - {most:.3f})"])
+    ours, theirs = results["jax"], results["torch"]
+    for what, a, b in (("jax / torch", ours.turns, theirs.turns), ("of CPU time", ours.cpu, theirs.cpu)):
+        median, least, most = turns.ratios(a, b)
+        lines.append(f"{what}: {median:.3f}, median of {len(a)} turns ({least:.3f} - {most:.3f})")
+    return "\n".join([*lines[:-2], "", *lines[-2:]])
 
 
 def main(argv=None) -> dict[str, turns.Result]:

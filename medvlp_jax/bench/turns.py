@@ -1,6 +1,7 @@
 """Two programs in processes of their own that take turns on one machine, asked by pipe; no library but the standard one.
 
-Each answers a line with a line: {"seconds": [...]} for "run N". A process waits without computing while it is not its turn.
+Each answers a line, a number of steps, with a line: {"seconds": [...], "cpu": [...], "peak": ...}, of each step, wall clock
+and over all threads, and bytes. A process waits without computing while it is not its turn.
 """
 import json
 import os
@@ -34,12 +35,14 @@ def serve(step: Callable[[], dict], **facts) -> None:
     step: one whole step -> numbers that it waited for.
     """
     for line in sys.stdin:
-        seconds = []
+        seconds, cpu = [], []
         for _ in range(int(line)):
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             values = step()
             seconds.append(time.perf_counter() - start)
-        print(json.dumps({"seconds": seconds, "peak": peak_bytes(), "values": values, **facts}), flush=True)
+            cpu.append(time.process_time() - busy)
+        answer = {"seconds": seconds, "cpu": cpu, "peak": peak_bytes(), "values": values, **facts}
+        print(json.dumps(answer), flush=True)
 
 
 class Side:
@@ -73,10 +76,12 @@ class Side:
 
 
 class Result(NamedTuple):
-    """Of one side. first: seconds of its first step; turns: seconds a step of each turn; peak: bytes."""
+    """Of one side. first: seconds of its first step; turns, cpu: seconds a step of each turn, by the clock and of all threads
+    together; peak: bytes."""
 
     first: float
     turns: list[float]
+    cpu: list[float]
     peak: int
     facts: dict
 
@@ -92,12 +97,16 @@ def alternate(sides: dict[str, Side], count: int, steps: int, warmup: int = 1) -
     for turn in range(count):
         for name in list(sides)[:: -1 if turn % 2 else 1]:
             answers[name].append(sides[name].run(steps))
-        told = ", ".join(f"{name} {statistics.mean(given[-1]['seconds']):.2f} s" for name, given in answers.items())
+        told = ", ".join(
+            f"{name} {statistics.mean(given[-1]['seconds']):.2f} s ({statistics.mean(given[-1]['cpu']):.2f} s of CPU)"
+            for name, given in answers.items()
+        )
         print(f"turn {turn + 1} of {count}: {told}", file=sys.stderr, flush=True)
-    return {
-        name: Result(first["seconds"][0], [statistics.mean(a["seconds"]) for a in rest], rest[-1]["peak"], rest[-1])
-        for name, (first, *rest) in answers.items()
-    }
+    results = {}
+    for name, (first, *rest) in answers.items():
+        each = {key: [statistics.mean(a[key]) for a in rest] for key in ("seconds", "cpu")}
+        results[name] = Result(first["seconds"][0], each["seconds"], each["cpu"], rest[-1]["peak"], rest[-1])
+    return results
 
 
 def ratios(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
