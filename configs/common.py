@@ -68,6 +68,7 @@ def base(variant: str, workload: str) -> ConfigDict:
     t.patience = 0  # evaluations without a better best_metric after which to stop; the best is what is evaluated. 0 = off
     t.best_metric = "val/zeroshot/auc_macro"  # its best checkpoint is kept beside the last ones; "" = none
     t.tensorboard = True
+    t.cache_trunk = False  # True: a frozen image trunk reads the training images once, before the first step (frozen_trunk.py)
 
     c.evals = e = ConfigDict()
     e.split = "test"

@@ -69,9 +69,11 @@ class Experiment:
     def options(self) -> pipeline.Options:
         """How examples become batches."""
         data = self.config.data
+        fields = data.examples.to_dict()
+        if self.config.train.cache_trunk:
+            fields["needs"] = (*fields["needs"], "row")
         return pipeline.Options(
-            image_size=data.image_size, frame=data.frame, max_tokens=data.max_tokens, captions=data.captions,
-            **data.examples.to_dict(),
+            image_size=data.image_size, frame=data.frame, max_tokens=data.max_tokens, captions=data.captions, **fields,
         )
 
     @functools.cached_property
@@ -131,14 +133,18 @@ class Experiment:
             max_bad=int(data.max_bad_share * len(self.source("train"))),
         )  # fmt: skip
 
+    @property
+    def eval_batch_size(self) -> int:
+        """data.eval_batch_size, or the nearest that the devices share."""
+        return self.config.data.eval_batch_size // self.mesh.size * self.mesh.size or self.mesh.size
+
     def eval_batches(self, split: str, limit: int = 0):
         """() -> one ordered pass over (the first `limit` examples of) a split, every example once."""
-        size = self.config.data.eval_batch_size // self.mesh.size * self.mesh.size or self.mesh.size
         needs = ("labels", "text") if "embed_text" in self.method.predict else ("labels",)
         needs += tuple(n for n in self.options.needs if n in targets.GROUPS)
         return lambda: pipeline.eval_batches(
             self.source(split), self.tokenizer, self.options._replace(needs=needs, require_report=False, captions=False),
-            batch_size=size // jax.process_count(), limit=limit or None,
+            batch_size=self.eval_batch_size // jax.process_count(), limit=limit or None,
             process_index=jax.process_index(), process_count=jax.process_count(),
         )  # fmt: skip
 

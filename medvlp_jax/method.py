@@ -10,6 +10,7 @@ PREDICT_NAMES = {
     "embed_image": "(B, D) unit image embeddings",
     "embed_text": "(B, D) unit report embeddings",
     "embed_patches": "(B, N, D) local image embeddings, row-major",
+    "trunk_outputs": "{name: (B, ...)} of the image trunk; a batch that brings them as trunk/<name> needs no images",
     "score_findings": "(B, F) probability that each entity of variables['knowledge'] is present",
     "ground": "(B, F, h, w) heat map of each entity of variables['knowledge']",
     # Transfer; the C names are those of data.examples.targets.

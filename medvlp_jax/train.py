@@ -7,6 +7,7 @@ Started again in the same workdir it resumes and repeats the uninterrupted run b
 import functools
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import optax
 from absl import app, flags, logging
 
 from medvlp_jax import checkpoint, cli, distributed, evaluate, experiment, initial_weights, metrics, sharding, timing, trees
+from medvlp_jax.frozen_trunk import put_function
 from medvlp_jax.method import Method
 from medvlp_jax.preemption import Stop
 
@@ -93,6 +95,7 @@ class Run(NamedTuple):
     """What the loop hands around: nothing in it changes what is computed."""
 
     exp: experiment.Experiment
+    put: Callable  # host batch -> what a step takes
     mgr: Any
     writer: metrics.Writer
     rate: metrics.Rate
@@ -143,6 +146,7 @@ def _train(exp: experiment.Experiment, workdir: Path, clock: timing.Clock, trace
         logging.info("resuming at step %d of %d from %s", start, total, mgr.directory)
         if changed:
             logging.warning(changed)
+    put = put_function(exp, variables(state), workdir / "trunk")
     parameters = trees.count(abstract.params)
     logging.info("%s: %.2f M parameters, mesh %s", config.method, parameters / 1e6, dict(exp.mesh.shape))
     metrics.write_run_file(workdir, config.to_dict(), data=exp.fingerprints, parameters=parameters)
@@ -150,7 +154,7 @@ def _train(exp: experiment.Experiment, workdir: Path, clock: timing.Clock, trace
     step_fn = step_function(exp, abstract)
     writer = metrics.Writer(workdir, total, start, tensorboard=config.train.tensorboard)
     rate = metrics.Rate(config.data.batch_size, start)
-    run = Run(exp, mgr, writer, rate, iterator, start, validating, clock, trace)
+    run = Run(exp, put, mgr, writer, rate, iterator, start, validating, clock, trace)
     try:
         with Stop() as stop:
             state, step = loop(run, step_fn, state, stop)
@@ -200,7 +204,7 @@ def loop(run: Run, step_fn, state: TrainState, stop: Stop) -> tuple[TrainState, 
     while step < total and not stop.reached(step) and not _patience_is_over(run, step):
         try:
             with clock.part("input") as busy:
-                batch = run.exp.put(next(run.iterator))
+                batch = run.put(next(run.iterator))
                 if pending is not None and not pending[1]["loss"].is_ready():
                     busy.append(True)  # the device still works on the step before: nothing waits for this batch
         except Exception:

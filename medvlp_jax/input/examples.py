@@ -5,6 +5,7 @@ Batch arrays (B rows, S = image_size, K = 75 entities, M = max_tokens):
     labels (B, K) int8 in {-1 not mentioned, 0, 1, 2 uncertain}; positions (B, K, 8) int32       with "labels" in `needs`
     input_ids, attention_mask, word_ids (B, M) int32                                             with "text" or "swap"
     swapped_ids, swapped_mask (B, M) int32; swapped_labels (B, M) int8                           with "swap"
+    row (B,) int64, index of the example in its source                                           with "row"
     labels, masks, boxes and grades of `targets`: see input/targets.py
 """
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from medvlp_jax.input import captions, targets, transforms
 from medvlp_jax.reports import sections, triplets
 
 NEEDS = ("labels", "text", "swap")
+ROW = "row"  # another group, of those who ask
 
 
 class Options(NamedTuple):
@@ -54,8 +56,8 @@ def check_options(options: Options, tokenizer) -> None:
                                ("eval_fit", options.eval_fit, transforms.FITS)):
         if value not in known:
             raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")
-    if unknown := set(options.needs) - {*NEEDS, *targets.GROUPS}:
-        known = ", ".join((*NEEDS, *targets.GROUPS))
+    if unknown := set(options.needs) - {*NEEDS, ROW, *targets.GROUPS}:
+        known = ", ".join((*NEEDS, ROW, *targets.GROUPS))
         raise ValueError(f"needs names {', '.join(sorted(map(repr, unknown)))}; known groups: {known}")
     if options.crop == "random" and options.frame < options.image_size:
         raise ValueError(f"frame is {options.frame} px, expected at least image_size = {options.image_size}")
@@ -115,6 +117,8 @@ def make_row(source, example: dict, row: int, image, geometry, rows, rng, tokeni
     if options.captions and not text:
         text = captions.caption(example["finding_labels"], rng)
     out = {"image": image, "has_report": np.float32(bool(text)), "valid": np.float32(1)}
+    if ROW in options.needs:
+        out[ROW] = np.int64(row)
     if "labels" in options.needs:
         out["labels"] = np.asarray(triplets.existence_labels(example["presence"]), np.int8)  # (K,)
         out["positions"] = np.asarray(triplets.candidate_positions(example["presence"], rng), np.int32)  # (K, 8)

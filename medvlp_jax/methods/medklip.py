@@ -40,7 +40,7 @@ class MedKLIP(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, entities: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """Normalised image (B, H, W, 3) and entity table (K, T) -> outputs by name.
+        """Normalised image (B, H, W, 3), or {"tokens"} as `read` gave before, and entity table (K, T) -> outputs by name.
 
         Returns:
           existence (B, K, 2): logits of absent, present; location (B, K, T): to be compared with the position table;
@@ -48,14 +48,11 @@ class MedKLIP(nn.Module):
         """
         dense = functools.partial(nn.Dense, kernel_init=nn.initializers.normal(self.init_std), dtype=self.dtype)
 
-        def encode(module, image):
-            return trunks.patch_tokens(module.image_encoder(image, train)[1], module.patch_stage)
-
-        tokens = in_slices(encode, self, image, self.microbatches if train else 1)  # (B, N, C)
+        tokens = (image if isinstance(image, dict) else self.read(image, train))["tokens"]  # (B, N, C)
         hidden = nn.relu(dense(tokens.shape[-1], name="patch_hidden")(tokens))
         patches = dense(self.width, name="patch_projection")(hidden)  # (B, N, width)
         queries = dense(self.width, name="query_projection")(entities)  # (K, width)
-        queries = jnp.broadcast_to(queries[None], (image.shape[0], *queries.shape))  # (B, K, width)
+        queries = jnp.broadcast_to(queries[None], (tokens.shape[0], *queries.shape))  # (B, K, width)
         decoder = FusionDecoder(
             self.width, self.depth, self.num_heads, self.mlp_dim, self.dropout, self.init_std, self.remat, self.dtype,
             name="decoder",
@@ -74,6 +71,15 @@ class MedKLIP(nn.Module):
             "patches": patches.astype(result),
             "image": patches.mean(1).astype(result),
         }
+
+
+    def read(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
+        """Normalised image (B, H, W, 3) -> {"tokens": (B, N, C)} of the trunk."""
+
+        def encode(module, image):
+            return trunks.patch_tokens(module.image_encoder(image, train)[1], module.patch_stage)
+
+        return {"tokens": in_slices(encode, self, image, self.microbatches if train else 1)}
 
 
 def losses(out: dict, table: jax.Array, batch: dict, weights: dict, keep: jax.Array) -> tuple[jax.Array, dict]:
@@ -110,7 +116,7 @@ def make(config) -> Method:
     keep = jnp.ones(len(vocab.ENTITIES), bool).at[jnp.array(excluded, jnp.int32)].set(False)
 
     def apply(variables, batch, **kwargs):
-        image = trunks.normalise(batch["image"], *mean_std)
+        image = trunks.read_before(batch) or trunks.normalise(batch["image"], *mean_std)
         model_variables = {k: v for k, v in variables.items() if k != "knowledge"}
         return model.apply(model_variables, image, variables["knowledge"]["entities"], **kwargs)
 
@@ -139,5 +145,8 @@ def make(config) -> Method:
     def embed_patches(variables, batch):
         return apply(variables, batch)["patches"]  # (B, N, width)
 
-    predict = {f.__name__: f for f in (score_findings, ground, embed_image, embed_patches)}
+    def trunk_outputs(variables, batch):
+        return model.apply({"params": variables["params"]}, trunks.normalise(batch["image"], *mean_std), method=MedKLIP.read)
+
+    predict = {f.__name__: f for f in (score_findings, ground, embed_image, embed_patches, trunk_outputs)}
     return Method(init, loss, predict)

@@ -44,7 +44,12 @@ class TwoTowers(nn.Module):
         self.patch_head, self.token_head = head(), head()
 
     def image_trunk(self, image: jax.Array, train: bool) -> dict[str, jax.Array]:
-        """Normalised image (B, H, W, 3) -> pooled (B, C), patches (B, N, C'), weights (B, N) of sum 1, None for a ResNet."""
+        """Normalised image (B, H, W, 3) -> pooled (B, C), patches (B, N, C'), weights (B, N) of sum 1, None for a ResNet.
+
+        image: may be these outputs, computed before.
+        """
+        if isinstance(image, dict):
+            return {"weights": None, **image}
 
         def encode(module, image):
             pooled, out = module.image_encoder(image, train)
@@ -113,9 +118,9 @@ def build(cls: type[TwoTowers], config, **fields) -> TwoTowers:
     return cls(*encoders, dtype=shared["dtype"], **fields)
 
 
-def normalised(batch: dict, config) -> jax.Array:
-    """The batch's images (B, H, W, 3) as the trunk takes them."""
-    return trunks.normalise(batch["image"], config.normalisation.mean, config.normalisation.std)
+def normalised(batch: dict, config) -> jax.Array | dict[str, jax.Array]:
+    """The batch's images (B, H, W, 3) as the trunk takes them, or what it gave for them before."""
+    return trunks.read_before(batch) or trunks.normalise(batch["image"], config.normalisation.mean, config.normalisation.std)
 
 
 def evaluated(model: nn.Module, fn: Callable, variables: dict):
@@ -152,7 +157,11 @@ def make_method(model: TwoTowers, objective: Callable, config) -> Method:
         image = normalised(batch, config)
         return evaluated(model, lambda m: m.patch_embeddings(m.image_trunk(image, False), False), variables)
 
-    return Method(init, loss, {f.__name__: f for f in (embed_image, embed_text, embed_patches)})
+    def trunk_outputs(variables, batch):
+        found = evaluated(model, lambda m: m.image_trunk(normalised(batch, config), False), variables)
+        return {name: x for name, x in found.items() if x is not None}
+
+    return Method(init, loss, {f.__name__: f for f in (embed_image, embed_text, embed_patches, trunk_outputs)})
 
 
 def without_patches(predict: dict[str, Callable]) -> dict[str, Callable]:

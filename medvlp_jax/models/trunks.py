@@ -6,6 +6,8 @@ from flax import linen as nn
 from medvlp_jax.models import bert, vit
 from medvlp_jax.models.resnet import ResNet
 
+READ_BEFORE = "trunk/"  # + name of an output: key of a batch
+
 
 def image_encoder(name: str, size: str = "", **fields) -> nn.Module:
     """name "vit" with a `vit.SIZES` entry, or "resnet" with fields of `ResNet`; `fields` override the size's.
@@ -50,6 +52,11 @@ def patch_grid(encoder: nn.Module, stage: int, image_shape: tuple[int, ...]) -> 
         return image_shape[1] // stride, image_shape[2] // stride
     stride = 2 ** (stage + 1)  # 4 after the stem and stage 1, then doubled by every stage
     return -(-image_shape[1] // stride), -(-image_shape[2] // stride)
+
+
+def read_before(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Outputs of the trunk that a batch brings in place of images (frozen_trunk.py); empty where it brings images."""
+    return {name.removeprefix(READ_BEFORE): x for name, x in batch.items() if name.startswith(READ_BEFORE)}
 
 
 def normalise(image: jax.Array, mean, std) -> jax.Array:
