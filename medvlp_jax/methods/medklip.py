@@ -11,6 +11,7 @@ from medvlp_jax.method import Method
 from medvlp_jax.models import trunks
 from medvlp_jax.models.attention import wide
 from medvlp_jax.models.fusion import FusionDecoder
+from medvlp_jax.models.heads import BatchNorm
 from medvlp_jax.models.microbatch import in_slices
 from medvlp_jax.reports import vocab
 
@@ -20,6 +21,11 @@ class MedKLIP(nn.Module):
 
     Fields:
       image_encoder: trunk; `patch_stage` of a ResNet gives the patches (the paper: stage 3).
+      global_tokens: the decoder also reads the trunk's pooled output (a ViT's class token) and the mean of the patches. They
+        may hold what no patch does; both are ours, for trunks that are frozen.
+      token_norm: BatchNorm without scale on what the trunk gives, as linear probes of frozen ViTs have it (arXiv 2111.06377,
+        A.1): channels of very different size are equal to the first layer then.
+      token_dropout: share of the channels of each token that training drops, before the first layer.
       width: of queries, patch tokens and decoder (paper: 256).
       dropout: in the decoder and before the heads (reference: 0.1).
       init_std: of every linear weight but the location head's (reference: 0.02, for width 256).
@@ -28,6 +34,9 @@ class MedKLIP(nn.Module):
 
     image_encoder: nn.Module
     patch_stage: int = 3
+    global_tokens: bool = False
+    token_norm: bool = False
+    token_dropout: float = 0.0
     width: int = 256
     depth: int = 4
     num_heads: int = 4
@@ -40,24 +49,26 @@ class MedKLIP(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, entities: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """Normalised image (B, H, W, 3), or {"tokens"} as `read` gave before, and entity table (K, T) -> outputs by name.
+        """Normalised image (B, H, W, 3), or what `read` gave for it before, and entity table (K, T) -> outputs by name.
 
         Returns:
           existence (B, K, 2): logits of absent, present; location (B, K, T): to be compared with the position table;
           attention (B, depth, K, N): each layer's map of each entity; patches (B, N, width); image (B, width): their mean.
+          With global_tokens attention sums to less than 1: the rest is theirs.
         """
         dense = functools.partial(nn.Dense, kernel_init=nn.initializers.normal(self.init_std), dtype=self.dtype)
 
-        tokens = (image if isinstance(image, dict) else self.read(image, train))["tokens"]  # (B, N, C)
+        tokens, wholes = self.memory(image if isinstance(image, dict) else self.read(image, train), train)  # (B, G + N, C), G
         hidden = nn.relu(dense(tokens.shape[-1], name="patch_hidden")(tokens))
-        patches = dense(self.width, name="patch_projection")(hidden)  # (B, N, width)
+        memory = dense(self.width, name="patch_projection")(hidden)  # (B, G + N, width)
+        patches = memory[:, wholes:]  # (B, N, width)
         queries = dense(self.width, name="query_projection")(entities)  # (K, width)
         queries = jnp.broadcast_to(queries[None], (tokens.shape[0], *queries.shape))  # (B, K, width)
         decoder = FusionDecoder(
             self.width, self.depth, self.num_heads, self.mlp_dim, self.dropout, self.init_std, self.remat, self.dtype,
             name="decoder",
         )  # fmt: skip
-        x, out = decoder(queries, patches, train=train)
+        x, out = decoder(queries, memory, train=train)
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
         existence = dense(2, name="existence_head")(x)
         # Its dot products with the position table have no temperature: a larger start than 0.02 swamps the first steps.
@@ -67,19 +78,42 @@ class MedKLIP(nn.Module):
         return {
             "existence": existence.astype(result),  # (B, K, 2)
             "location": location.astype(result),  # (B, K, T)
-            "attention": out["attention"],  # (B, depth, K, N)
+            "attention": out["attention"][..., wholes:],  # (B, depth, K, N)
             "patches": patches.astype(result),
             "image": patches.mean(1).astype(result),
         }
 
 
     def read(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """Normalised image (B, H, W, 3) -> {"tokens": (B, N, C)} of the trunk."""
+        """Normalised image (B, H, W, 3) -> tokens (B, N, C) of the trunk; with global_tokens pooled (B, C)."""
 
         def encode(module, image):
-            return trunks.patch_tokens(module.image_encoder(image, train)[1], module.patch_stage)
+            pooled, out = module.image_encoder(image, train)
+            read = {"tokens": trunks.patch_tokens(out, module.patch_stage)}
+            return read | {"pooled": pooled} if module.global_tokens else read
 
-        return {"tokens": in_slices(encode, self, image, self.microbatches if train else 1)}
+        return in_slices(encode, self, image, self.microbatches if train else 1)
+
+    def memory(self, read: dict[str, jax.Array], train: bool) -> tuple[jax.Array, int]:
+        """What `read` gives -> tokens for the decoder (B, G + N, C), and G, how many of them are of the whole image.
+
+        Raises:
+          ValueError: global_tokens with a trunk whose pooled output is not as wide as its patches.
+        """
+        tokens, wholes = read["tokens"], 0
+        if self.global_tokens:
+            whole = jnp.concatenate([read["pooled"], tokens.mean(1)], axis=-1)  # (B, 2 C)
+            if read["pooled"].shape[-1] != tokens.shape[-1]:
+                raise ValueError(f"model.global_tokens=True needs a trunk whose pooled output is as wide as its patches, came "
+                                 f"{read['pooled'].shape[-1]} and {tokens.shape[-1]}; a ViT, or a ResNet's last patch_stage")
+            wholes = 2
+        if self.token_norm:
+            tokens = BatchNorm(affine=False, name="token_norm")(tokens, train=train)
+            whole = BatchNorm(affine=False, name="global_norm")(whole, train=train) if wholes else None
+        if wholes:
+            whole = whole.reshape(whole.shape[0], wholes, -1)  # (B, 2, C)
+            tokens = jnp.concatenate([whole.astype(tokens.dtype), tokens], axis=1)  # (B, 2 + N, C)
+        return nn.Dropout(self.token_dropout)(tokens, deterministic=not train), wholes
 
 
 def losses(out: dict, table: jax.Array, batch: dict, weights: dict, keep: jax.Array) -> tuple[jax.Array, dict]:
