@@ -19,7 +19,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # N divides the rows of a device they are not sent: what large slices and clusters wait for most (launch/README.md).
     m.image.batch_norm_rows = 0
     m.patch_stage = 3
-    m.global_tokens = False  # True: the decoder also reads the trunk's pooled output and the mean of its patches
+    m.global_blocks = ()  # of a frozen ViT: the decoder also reads class token and mean patch after each of them
     m.token_norm = False  # True: BatchNorm on what the trunk gives, for a frozen one
     m.token_dropout = 0.0  # of its channels, for a frozen one
     m.width, m.depth, m.num_heads, m.mlp_dim = 256, 4, 4, 1024

@@ -15,17 +15,15 @@ import jax
 import numpy as np
 from absl import logging
 
-from medvlp_jax import experiment, method, trees
+from medvlp_jax import experiment, trees
 from medvlp_jax.input import pipeline
 from medvlp_jax.models import trunks
-
-NAME = "trunk_outputs"  # of Method.predict
 
 
 def check(exp: experiment.Experiment) -> None:
     """Raises a ValueError where outputs that are computed once would not be those of every step, and says what to set."""
     config, o, faults = exp.config, exp.options, []
-    if NAME not in exp.method.predict:
+    if exp.method.trunk_outputs is None:
         raise ValueError(f"method {config.method!r} learns from images only: set train.cache_trunk=False")
     params = jax.eval_shape(functools.partial(exp.init_variables, config.seed), exp.tables)
     names = [name for name in trees.flatten(params["params"]) if name.startswith("image_encoder/")]
@@ -84,7 +82,7 @@ def _digest(exp, variables) -> str:
     """Of everything the outputs depend on."""
     o, config = exp.options, exp.config
     facts = (exp.source("train").fingerprint, o.image_size, o.fit, config.dtype, config.normalisation.to_dict(),
-             {k: v for k, v in config.model.to_dict().items() if k in ("image", "patch_stage")})  # fmt: skip
+             {k: v for k, v in config.model.to_dict().items() if k in ("image", "patch_stage", "global_blocks")})  # fmt: skip
     digest = hashlib.sha256(repr(facts).encode())
     for leaf in jax.tree.leaves(variables["params"]["image_encoder"]):
         digest.update(np.asarray(leaf).tobytes())
@@ -95,7 +93,7 @@ def _compute(exp, variables, here: Path) -> None:
     source, o, size = exp.source("train"), exp.options, exp.eval_batch_size
     # the view of a training step without augmentation
     view = o._replace(eval_fit=o.fit, eval_frame=None, needs=("labels",), require_report=False, captions=False)
-    fn = jax.jit(method.predictor(exp.method, NAME))
+    fn = jax.jit(exp.method.trunk_outputs)
     row_of, arrays, done = np.full(len(source), -1, np.int64), {}, 0
     (here / "arrays").mkdir(parents=True)
     for batch in pipeline.eval_batches(source, exp.tokenizer, view, batch_size=size):

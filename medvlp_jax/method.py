@@ -10,7 +10,6 @@ PREDICT_NAMES = {
     "embed_image": "(B, D) unit image embeddings",
     "embed_text": "(B, D) unit report embeddings",
     "embed_patches": "(B, N, D) local image embeddings, row-major",
-    "trunk_outputs": "{name: (B, ...)} of the image trunk; a batch that brings them as trunk/<name> needs no images",
     "score_findings": "(B, F) probability that each entity of variables['knowledge'] is present",
     "ground": "(B, F, h, w) heat map of each entity of variables['knowledge']",
     # Transfer; the C names are those of data.examples.targets.
@@ -29,11 +28,14 @@ class Method(NamedTuple):
       "knowledge" {"entities" (K, T), "positions" (A, T)}: the frozen tables, which become part of the variables
     loss: (params, state, batch, rng) -> loss, (state, metrics); state is `variables` without "params"
     predict: name of `PREDICT_NAMES` -> (variables, batch) -> array
+    trunk_outputs: (variables, batch) -> {name: (B, ...)} of the image trunk, which `loss` takes as batch["trunk/<name>"] in
+      place of images; None where it needs them
     """
 
     init: Callable[..., Any]
     loss: Callable[..., Any]
     predict: dict[str, Callable[..., Any]]
+    trunk_outputs: Callable[..., Any] | None = None
 
 
 def get(config) -> Method:

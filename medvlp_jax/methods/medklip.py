@@ -21,8 +21,8 @@ class MedKLIP(nn.Module):
 
     Fields:
       image_encoder: trunk; `patch_stage` of a ResNet gives the patches (the paper: stage 3).
-      global_tokens: the decoder also reads the trunk's pooled output (a ViT's class token) and the mean of the patches. They
-        may hold what no patch does; both are ours, for trunks that are frozen.
+      global_blocks: of a ViT; the decoder also reads class token and mean patch of the residual stream after each of these
+        blocks, as DINOv2's linear probes read several (arXiv 2304.07193, B.3). Ours, for a trunk that is frozen.
       token_norm: BatchNorm without scale on what the trunk gives, as linear probes of frozen ViTs have it (arXiv 2111.06377,
         A.1): channels of very different size are equal to the first layer then.
       token_dropout: share of the channels of each token that training drops, before the first layer.
@@ -34,7 +34,7 @@ class MedKLIP(nn.Module):
 
     image_encoder: nn.Module
     patch_stage: int = 3
-    global_tokens: bool = False
+    global_blocks: tuple[int, ...] = ()
     token_norm: bool = False
     token_dropout: float = 0.0
     width: int = 256
@@ -54,7 +54,7 @@ class MedKLIP(nn.Module):
         Returns:
           existence (B, K, 2): logits of absent, present; location (B, K, T): to be compared with the position table;
           attention (B, depth, K, N): each layer's map of each entity; patches (B, N, width); image (B, width): their mean.
-          With global_tokens attention sums to less than 1: the rest is theirs.
+          With global_blocks attention sums to less than 1: the rest is theirs.
         """
         dense = functools.partial(nn.Dense, kernel_init=nn.initializers.normal(self.init_std), dtype=self.dtype)
 
@@ -85,35 +85,36 @@ class MedKLIP(nn.Module):
 
 
     def read(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """Normalised image (B, H, W, 3) -> tokens (B, N, C) of the trunk; with global_tokens pooled (B, C)."""
+        """Normalised image (B, H, W, 3) -> tokens (B, N, C) of the trunk; with global_blocks wholes (B, G, C).
+
+        Raises:
+          ValueError: global_blocks names a block that the trunk does not have.
+        """
 
         def encode(module, image):
-            pooled, out = module.image_encoder(image, train)
+            _, out = module.image_encoder(image, train)
+            if missing := [i for i in module.global_blocks if f"block_{i}" not in out]:
+                raise ValueError(f"model.global_blocks names {missing}; this trunk has "
+                                 f"{', '.join(k for k in out if k.startswith('block_')) or 'no blocks, being no ViT'}")
+            streams = [out[f"block_{i}"] for i in module.global_blocks]  # each (B, 1 + N, C)
+            wholes = [x for stream in streams for x in (stream[:, 0], stream[:, 1:].mean(1))]
             read = {"tokens": trunks.patch_tokens(out, module.patch_stage)}
-            return read | {"pooled": pooled} if module.global_tokens else read
+            return read | {"wholes": jnp.stack(wholes, axis=1)} if wholes else read
 
         return in_slices(encode, self, image, self.microbatches if train else 1)
 
     def memory(self, read: dict[str, jax.Array], train: bool) -> tuple[jax.Array, int]:
-        """What `read` gives -> tokens for the decoder (B, G + N, C), and G, how many of them are of the whole image.
-
-        Raises:
-          ValueError: global_tokens with a trunk whose pooled output is not as wide as its patches.
-        """
-        tokens, wholes = read["tokens"], 0
-        if self.global_tokens:
-            whole = jnp.concatenate([read["pooled"], tokens.mean(1)], axis=-1)  # (B, 2 C)
-            if read["pooled"].shape[-1] != tokens.shape[-1]:
-                raise ValueError(f"model.global_tokens=True needs a trunk whose pooled output is as wide as its patches, came "
-                                 f"{read['pooled'].shape[-1]} and {tokens.shape[-1]}; a ViT, or a ResNet's last patch_stage")
-            wholes = 2
+        """What `read` gives -> tokens for the decoder (B, G + N, C), and G, how many of them are of the whole image."""
+        tokens, wholes = read["tokens"], read.get("wholes")
         if self.token_norm:
             tokens = BatchNorm(affine=False, name="token_norm")(tokens, train=train)
-            whole = BatchNorm(affine=False, name="global_norm")(whole, train=train) if wholes else None
-        if wholes:
-            whole = whole.reshape(whole.shape[0], wholes, -1)  # (B, 2, C)
-            tokens = jnp.concatenate([whole.astype(tokens.dtype), tokens], axis=1)  # (B, 2 + N, C)
-        return nn.Dropout(self.token_dropout)(tokens, deterministic=not train), wholes
+        if wholes is not None:
+            if self.token_norm:  # each has statistics of its own
+                flat = wholes.reshape(wholes.shape[0], -1)  # (B, G C)
+                wholes = BatchNorm(affine=False, name="global_norm")(flat, train=train).reshape(wholes.shape)
+            tokens = jnp.concatenate([wholes.astype(tokens.dtype), tokens], axis=1)  # (B, G + N, C)
+        count = 0 if wholes is None else wholes.shape[1]
+        return nn.Dropout(self.token_dropout)(tokens, deterministic=not train), count
 
 
 def losses(out: dict, table: jax.Array, batch: dict, weights: dict, keep: jax.Array) -> tuple[jax.Array, dict]:
@@ -182,5 +183,5 @@ def make(config) -> Method:
     def trunk_outputs(variables, batch):
         return model.apply({"params": variables["params"]}, trunks.normalise(batch["image"], *mean_std), method=MedKLIP.read)
 
-    predict = {f.__name__: f for f in (score_findings, ground, embed_image, embed_patches, trunk_outputs)}
-    return Method(init, loss, predict)
+    predict = {f.__name__: f for f in (score_findings, ground, embed_image, embed_patches)}
+    return Method(init, loss, predict, trunk_outputs)

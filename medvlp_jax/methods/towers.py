@@ -161,7 +161,7 @@ def make_method(model: TwoTowers, objective: Callable, config) -> Method:
         found = evaluated(model, lambda m: m.image_trunk(normalised(batch, config), False), variables)
         return {name: x for name, x in found.items() if x is not None}
 
-    return Method(init, loss, {f.__name__: f for f in (embed_image, embed_text, embed_patches, trunk_outputs)})
+    return Method(init, loss, {f.__name__: f for f in (embed_image, embed_text, embed_patches)}, trunk_outputs)
 
 
 def without_patches(predict: dict[str, Callable]) -> dict[str, Callable]:
