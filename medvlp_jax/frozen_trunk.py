@@ -34,7 +34,7 @@ def check(exp: experiment.Experiment) -> None:
         faults.append("an image encoder without BatchNorm (its statistics change in training though it is frozen)")
     if "dropout" in config.model.image and config.model.image.dropout:
         faults.append("model.image.dropout=0")
-    for key, value, wanted in (("crop", o.crop, "none"), ("rand_augment", o.rand_augment, None), ("hflip", o.hflip, 0)):
+    for key, value, wanted in (("crop", o.crop, "none"), ("rand_augment", o.rand_augment or None, None), ("hflip", o.hflip, 0)):
         if value != wanted:
             faults.append(f"data.examples.{key}={wanted} (now {value!r}: each epoch sees other images)")
     if config.data.unit != "image":

@@ -12,7 +12,7 @@ METHODS = ("medklip", "mlip")
 
 
 def run_config(method, **overrides):
-    fixed = {"optim/freeze": ("^image_encoder/",), "data/examples/crop": "none", "data/examples/rand_augment": None,
+    fixed = {"optim/freeze": ("^image_encoder/",), "data/examples/crop": "none", "data/examples/rand_augment": (),
              "data/examples/fit": "pad", "evals/tasks": (), "train/steps": 4}  # fmt: skip
     return tiny.run_config(method, **{**fixed, **overrides})
 
