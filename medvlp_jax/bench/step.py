@@ -12,7 +12,6 @@ import argparse
 import importlib.util
 import json
 import os
-import pickle
 import tempfile
 from pathlib import Path
 
@@ -33,7 +32,7 @@ CLIP_NORM = 1.0
 # The torch side is written for these values only.
 FIXED = {
     "": {"dtype": "float32"},
-    "model": {"remat": False, "microbatches": 1},
+    "model": {"remat": False, "microbatches": 1, "global_blocks": (), "token_norm": False, "token_dropout": 0.0},
     "objective": {"learn_temperature": False, "divergence": True, "knowledge_gate": True, "category_guidance": True},
 }
 
@@ -132,7 +131,7 @@ def write(folder: Path, config, vocab_size: int = VOCABULARY) -> None:
     np.savez(folder / "tables.npz", **{name: rng.normal(size=(n, width)).astype(np.float32) for name, n in rows.items()})
     np.savez(folder / "batch.npz", **random_batch(config, vocab_size))
     (folder / "plan.json").write_text(json.dumps(plan_of(config)))
-    (folder / "config.pkl").write_bytes(pickle.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config.to_dict()))
 
 
 def table(results: dict[str, turns.Result]) -> str:

@@ -1,12 +1,13 @@
 """Our side of `bench step`, a process of its own: `python -m medvlp_jax.bench.step_ours FOLDER`."""
 import functools
-import pickle
+import json
 import sys
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from medvlp_jax import experiment, train, trees
 from medvlp_jax.bench import turns
@@ -43,7 +44,7 @@ class Trainer:
 
 def main(folder: Path) -> None:
     """Answers the questions of `turns.Side` on stdin."""
-    config = pickle.loads((folder / "config.pkl").read_bytes())
+    config = ConfigDict(json.loads((folder / "config.json").read_text()))
     trainer = Trainer(config, dict(np.load(folder / "tables.npz")), dict(np.load(folder / "batch.npz")))
     turns.serve(trainer.step, parameters=trainer.parameters, compile=trainer.compile_seconds)
 
