@@ -139,7 +139,7 @@ def test_options_that_cannot_be_meant():
     for fields, message in [
         (dict(needs=("masks",)), "name the targets"),
         (dict(needs=("boxes",), targets=("a",), rand_augment=(2, 7)), "rand_augment would move the image"),
-        (dict(needs=("finding",)), "known groups: labels, text, swap, findings, masks, boxes, grade"),
+        (dict(needs=("finding",)), "known groups: labels, text, swap, row, findings, masks, boxes, grade"),
     ]:
         with pytest.raises(ValueError, match=message):
             pipeline.train_iterator(source, None, pipeline.Options(**fields), batch_size=1, seed=0)
