@@ -4,8 +4,6 @@ With config.train.cache_trunk the trunk reads every training image before the fi
 are kept in <workdir>/trunk; a batch then brings them in place of its images. The steps are those of a run without, up to
 rounding. Evaluation reads images as ever.
 """
-import functools
-import hashlib
 import re
 import shutil
 from collections.abc import Callable
@@ -20,17 +18,19 @@ from medvlp_jax.input import pipeline
 from medvlp_jax.models import trunks
 
 
-def check(exp: experiment.Experiment) -> None:
-    """Raises a ValueError where outputs that are computed once would not be those of every step, and says what to set."""
+def check(exp: experiment.Experiment, variables: dict) -> None:
+    """Raises a ValueError where outputs that are computed once would not be those of every step, and says what to set.
+
+    variables: of the method, arrays or shapes.
+    """
     config, o, faults = exp.config, exp.options, []
     if exp.method.trunk_outputs is None:
         raise ValueError(f"method {config.method!r} learns from images only: set train.cache_trunk=False")
-    params = jax.eval_shape(functools.partial(exp.init_variables, config.seed), exp.tables)
-    names = [name for name in trees.flatten(params["params"]) if name.startswith("image_encoder/")]
+    names = [name for name in trees.flatten(variables["params"]) if name.startswith("image_encoder/")]
     free = [name for name in names if not any(re.search(p, name) for p in config.optim.freeze)]
     if free:
         faults.append(f"optim.freeze='^image_encoder/' ({len(free)} of its {len(names)} parameters learn now)")
-    if any(name.startswith("image_encoder/") for name in trees.flatten(params.get("batch_stats", {}))):
+    if any(name.startswith("image_encoder/") for name in trees.flatten(variables.get("batch_stats", {}))):
         faults.append("an image encoder without BatchNorm (its statistics change in training though it is frozen)")
     if "dropout" in config.model.image and config.model.image.dropout:
         faults.append("model.image.dropout=0")
@@ -70,7 +70,7 @@ def put_function(exp: experiment.Experiment, variables: dict, folder: Path) -> C
     """
     if not exp.config.train.cache_trunk:
         return exp.put
-    check(exp)
+    check(exp, variables)
     here = folder / _digest(exp, variables)
     if not (here / "row_of.npy").is_file():
         shutil.rmtree(folder, ignore_errors=True)  # of another trunk, or cut short
@@ -83,10 +83,7 @@ def _digest(exp, variables) -> str:
     o, config = exp.options, exp.config
     facts = (exp.source("train").fingerprint, o.image_size, o.fit, config.dtype, config.normalisation.to_dict(),
              {k: v for k, v in config.model.to_dict().items() if k in ("image", "patch_stage", "global_blocks")})  # fmt: skip
-    digest = hashlib.sha256(repr(facts).encode())
-    for leaf in jax.tree.leaves(variables["params"]["image_encoder"]):
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
+    return trees.digest(facts, variables["params"]["image_encoder"])
 
 
 def _compute(exp, variables, here: Path) -> None:

@@ -8,7 +8,6 @@ solvers, told apart in every record: "adamw" is MGCA's protocol (5e-4, decay 1e-
 standardised by the training examples in both.
 """
 import functools
-import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 
-from medvlp_jax import atomic, cli, experiment, initial_weights, sharding, train
+from medvlp_jax import atomic, cli, experiment, initial_weights, sharding, train, trees
 from medvlp_jax.input import fractions
 from medvlp_jax.losses import supervised
 from medvlp_jax.tasks import classification, common, scores, suite
@@ -50,11 +49,9 @@ def start(exp: experiment.Experiment) -> dict:
 
 def features(exp: experiment.Experiment, variables: dict, split: str, folder: Path) -> Features:
     """Features of a split, from `folder` if these weights have read these images before; without augmentation."""
-    digest = hashlib.sha256(repr((exp.source(split).fingerprint, exp.options, exp.config.normalisation.to_dict(),
-                                  exp.config.model.to_dict())).encode())  # fmt: skip
-    for leaf in jax.tree.leaves({k: v["image_encoder"] for k, v in variables.items() if "image_encoder" in v}):
-        digest.update(np.asarray(leaf).tobytes())
-    path = folder / f"{split}-{digest.hexdigest()[:16]}.npz"
+    facts = exp.source(split).fingerprint, exp.options, exp.config.normalisation.to_dict(), exp.config.model.to_dict()
+    trunk = {k: v["image_encoder"] for k, v in variables.items() if "image_encoder" in v}
+    path = folder / f"{split}-{trees.digest(facts, trunk)}.npz"
     if not path.is_file():
         fn = common.need(exp.method.predict, "embed_trunk")
         found, hosts = common.collect(fn, variables, exp.eval_batches(split), ("finding_labels",), put=exp.put)

@@ -1,4 +1,5 @@
 """Parameter trees by slash-joined name: rules, masks and merges whose errors name every leaf."""
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,14 @@ def name_of(path) -> str:
 def flatten(tree) -> dict[str, Any]:
     """{name: leaf} in tree order."""
     return {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def digest(facts: tuple, tree) -> str:
+    """16 hexadecimal digits of SHA-256 over plain values and the bytes of all arrays: names what was computed from them."""
+    found = hashlib.sha256(repr(facts).encode())
+    for leaf in jax.tree.leaves(tree):
+        found.update(np.asarray(leaf).tobytes())
+    return found.hexdigest()[:16]
 
 
 def map_named(fn: Callable[[str, Any], Any], tree):

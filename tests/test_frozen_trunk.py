@@ -1,4 +1,5 @@
 """Steps on outputs that a frozen trunk gave once are the steps of a run whose trunk reads every batch."""
+import functools
 import json
 
 import jax
@@ -76,7 +77,7 @@ def test_rows_are_those_of_the_examples(tmp_path):
 def test_what_would_change_the_outputs_is_refused(key, value, named, tmp_path):
     exp = experiment.build(run_config("medklip", **{"train/cache_trunk": True, key: value}), tmp_path)
     with pytest.raises(ValueError, match="cache_trunk") as error:
-        frozen_trunk.check(exp)
+        frozen_trunk.check(exp, jax.eval_shape(functools.partial(exp.init_variables, 0), exp.tables))
     assert named in str(error.value)
 
 

@@ -13,12 +13,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from medvlp_jax import sharding
 from medvlp_jax.losses import contrastive
-from medvlp_jax.models import layout
 
 TEMPERATURE = 0.07
 
@@ -38,7 +35,7 @@ def program(mesh, batch: int, width: int, pairs: int, chunk: int):
     def total(a, b):
         return sum(loss(x, y, TEMPERATURE) for x, y in zip(a, b, strict=True)) / pairs
 
-    shape = jax.ShapeDtypeStruct((batch, width), jnp.float32, sharding=NamedSharding(mesh, P(layout.BATCH)))
+    shape = jax.ShapeDtypeStruct((batch, width), jnp.float32, sharding=sharding.of_batch(mesh))
     given = [shape] * pairs
     with jax.set_mesh(mesh):
         return jax.jit(jax.value_and_grad(total, (0, 1))).lower(given, given).compile()
@@ -48,7 +45,7 @@ def embeddings(mesh, batch: int, width: int, pairs: int) -> tuple[list[jax.Array
     """Random unit rows, laid out as `program` takes them."""
     x = np.random.default_rng(0).standard_normal((2, pairs, batch, width)).astype(np.float32)
     x /= np.linalg.norm(x, axis=-1, keepdims=True)  # (2, pairs, B, D)
-    a, b = ([jax.device_put(view, NamedSharding(mesh, P(layout.BATCH))) for view in side] for side in x)
+    a, b = ([jax.device_put(view, sharding.of_batch(mesh)) for view in side] for side in x)
     return a, b
 
 
