@@ -10,8 +10,8 @@ from medvlp_jax.losses import supervised
 from medvlp_jax.method import Method
 from medvlp_jax.models import trunks
 from medvlp_jax.models.attention import wide
+from medvlp_jax.models.batch_norm import BatchNorm
 from medvlp_jax.models.fusion import FusionDecoder
-from medvlp_jax.models.heads import BatchNorm
 from medvlp_jax.models.microbatch import in_slices
 from medvlp_jax.reports import vocab
 
@@ -83,7 +83,6 @@ class MedKLIP(nn.Module):
             "image": patches.mean(1).astype(result),
         }
 
-
     def read(self, image: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """Normalised image (B, H, W, 3) -> tokens (B, N, C) of the trunk; with global_blocks wholes (B, G, C).
 
@@ -151,7 +150,7 @@ def make(config) -> Method:
     keep = jnp.ones(len(vocab.ENTITIES), bool).at[jnp.array(excluded, jnp.int32)].set(False)
 
     def apply(variables, batch, **kwargs):
-        image = trunks.read_before(batch) or trunks.normalise(batch["image"], *mean_std)
+        image = trunks.images(batch, *mean_std)
         model_variables = {k: v for k, v in variables.items() if k != "knowledge"}
         return model.apply(model_variables, image, variables["knowledge"]["entities"], **kwargs)
 

@@ -120,7 +120,7 @@ def build(cls: type[TwoTowers], config, **fields) -> TwoTowers:
 
 def normalised(batch: dict, config) -> jax.Array | dict[str, jax.Array]:
     """The batch's images (B, H, W, 3) as the trunk takes them, or what it gave for them before."""
-    return trunks.read_before(batch) or trunks.normalise(batch["image"], config.normalisation.mean, config.normalisation.std)
+    return trunks.images(batch, config.normalisation.mean, config.normalisation.std)
 
 
 def evaluated(model: nn.Module, fn: Callable, variables: dict):

@@ -54,9 +54,10 @@ def patch_grid(encoder: nn.Module, stage: int, image_shape: tuple[int, ...]) -> 
     return -(-image_shape[1] // stride), -(-image_shape[2] // stride)
 
 
-def read_before(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Outputs of the trunk that a batch brings in place of images (frozen_trunk.py); empty where it brings images."""
-    return {name.removeprefix(READ_BEFORE): x for name, x in batch.items() if name.startswith(READ_BEFORE)}
+def images(batch: dict[str, jax.Array], mean, std) -> jax.Array | dict[str, jax.Array]:
+    """A batch's images by `normalise`, or the outputs of the trunk by name that it brings in their place (frozen_trunk.py)."""
+    outputs = {name.removeprefix(READ_BEFORE): x for name, x in batch.items() if name.startswith(READ_BEFORE)}
+    return outputs or normalise(batch["image"], mean, std)
 
 
 def normalise(image: jax.Array, mean, std) -> jax.Array:
