@@ -13,7 +13,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from medvlp_jax import initial_weights, knowledge, method, optim, sharding, trees
-from medvlp_jax.input import fractions, pipeline, sources, studies, targets, tokens
+from medvlp_jax.input import examples, fractions, pipeline, sources, studies, targets, tokens
 from medvlp_jax.reports import vocab
 
 SPLITS = ("train", "val", "test")
@@ -71,7 +71,7 @@ class Experiment:
         data = self.config.data
         fields = data.examples.to_dict()
         if self.config.train.cache_trunk:
-            fields["needs"] = (*fields["needs"], "row")
+            fields["needs"] = (*fields["needs"], examples.ROW)
         return pipeline.Options(
             image_size=data.image_size, frame=data.frame, max_tokens=data.max_tokens, captions=data.captions, **fields,
         )

@@ -15,6 +15,7 @@ from absl import logging
 
 from medvlp_jax import experiment, trees
 from medvlp_jax.input import pipeline
+from medvlp_jax.input.examples import ROW
 from medvlp_jax.models import trunks
 
 
@@ -55,8 +56,8 @@ class Outputs:
 
     def put(self, batch: dict) -> dict:
         """A host batch with "row" -> arrays on the mesh, "trunk/<name>" in place of "row" and "image"."""
-        rest = {k: v for k, v in batch.items() if k not in ("row", "image")}
-        rows = self.row_of[batch["row"]]
+        rest = {k: v for k, v in batch.items() if k not in (ROW, "image")}
+        rows = self.row_of[batch[ROW]]
         return self._put(rest | {trunks.READ_BEFORE + name: array[rows] for name, array in self.arrays.items()})
 
 
@@ -89,7 +90,7 @@ def _digest(exp, variables) -> str:
 def _compute(exp, variables, here: Path) -> None:
     source, o, size = exp.source("train"), exp.options, exp.eval_batch_size
     # the view of a training step without augmentation
-    view = o._replace(eval_fit=o.fit, eval_frame=None, needs=("labels",), require_report=False, captions=False)
+    view = o._replace(eval_fit=o.fit, eval_frame=None, needs=(), require_report=False, captions=False)
     fn = jax.jit(exp.method.trunk_outputs)
     row_of, arrays, done = np.full(len(source), -1, np.int64), {}, 0
     (here / "arrays").mkdir(parents=True)
