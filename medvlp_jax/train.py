@@ -19,6 +19,7 @@ from absl import app, flags, logging
 from medvlp_jax import checkpoint, cli, distributed, evaluate, experiment, initial_weights, metrics, sharding, timing, trees
 from medvlp_jax.frozen_trunk import put_function
 from medvlp_jax.method import Method
+from medvlp_jax.models import layout
 from medvlp_jax.preemption import Stop
 
 FLAGS = flags.FLAGS
@@ -83,7 +84,9 @@ def step_function(exp: experiment.Experiment, abstract: TrainState):
         train_step, method=exp.method, make_tx=exp.optimizer, schedule=exp.schedule, seed=config.seed,
         freeze=config.optim.freeze, used=sharding.in_use(abstract.params, exp.mesh),
     )  # fmt: skip
-    return jax.jit(step_fn, donate_argnums=0, out_shardings=(jax.tree.map(lambda s: s.sharding, abstract), None))
+    options = layout.KEEP_BARRIERS if exp.mesh.devices.flat[0].platform == "cpu" else None
+    shardings = (jax.tree.map(lambda s: s.sharding, abstract), None)
+    return jax.jit(step_fn, donate_argnums=0, out_shardings=shardings, compiler_options=options)
 
 
 def variables(state: TrainState) -> dict:

@@ -87,7 +87,11 @@ class Result(NamedTuple):
 
 
 def alternate(sides: dict[str, Side], count: int, steps: int, warmup: int = 1) -> dict[str, Result]:
-    """`count` turns of `steps` steps of every side, in turned order each time, after its first and `warmup` more steps."""
+    """`count` turns of every side, in turned order each time, after its first step and `warmup` more.
+
+    A turn is a step that is not counted and `steps` that are: what a step gives back to the system the other side's takes, and
+    to get it again cost up to 3 of 9 s, which a program that runs by itself does not pay.
+    """
     answers = {name: [side.run(1)] for name, side in sides.items()}
     told = ", ".join(f"{name} {given[0]['seconds'][0]:.2f} s" for name, given in answers.items())
     print(f"first steps: {told}", file=sys.stderr, flush=True)
@@ -96,6 +100,7 @@ def alternate(sides: dict[str, Side], count: int, steps: int, warmup: int = 1) -
             side.run(1)
     for turn in range(count):
         for name in list(sides)[:: -1 if turn % 2 else 1]:
+            sides[name].run(1)
             answers[name].append(sides[name].run(steps))
         told = ", ".join(
             f"{name} {statistics.mean(given[-1]['seconds']):.2f} s ({statistics.mean(given[-1]['cpu']):.2f} s of CPU)"

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from medvlp_jax.models.layout import TENSOR, constrain
+from medvlp_jax.models.layout import TENSOR, constrain, platform
 
 # Of self-attention. "xla": products and softmax, each through main memory on a GPU. "cudnn": on a GPU its fused kernel, for
 # 16-bit types; everywhere else, and for other types, the same as "xla".
@@ -71,12 +71,6 @@ def attend(
     mask = None if mask is None else mask.astype(bool)[:, None, None, :]  # (B, 1, 1, N)
     with jax.numpy_dtype_promotion("standard"):  # jax's own code mixes bfloat16 and float32
         return jax.nn.dot_product_attention(query, key, value, mask=mask)
-
-
-def platform() -> str:
-    """What the program being traced is for: the mesh's platform, without a mesh in force that of the default devices."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return device.platform if device is not None else jax.default_backend()
 
 
 def _by_cudnn(query, key, value, mask):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from medvlp_jax.models.attention import Mlp, SelfAttention, norm
-from medvlp_jax.models.layout import constrain
+from medvlp_jax.models.layout import constrain, materialize
 
 LAYER_NORM_EPS = 1e-12
 INIT = nn.initializers.normal(0.02)
@@ -45,9 +45,9 @@ class Block(nn.Module):
             return nn.Dropout(self.dropout, deterministic=not train)(y)
 
         y, row = SelfAttention(self.num_heads, INIT, self.dtype, self.attention_kernel, name="attention")(x, mask)
-        x = norm(constrain(x + drop(y)), self.norm_eps, self.dtype, "attention_norm")  # (B, M, C)
+        x = materialize(norm(constrain(x + drop(y)), self.norm_eps, self.dtype, "attention_norm"))  # (B, M, C)
         y = Mlp(self.mlp_dim, INIT, self.dtype, name="mlp")(x)
-        return norm(constrain(x + drop(y)), self.norm_eps, self.dtype, "mlp_norm"), row
+        return materialize(norm(constrain(x + drop(y)), self.norm_eps, self.dtype, "mlp_norm")), row
 
 
 class Bert(nn.Module):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from medvlp_jax.models.attention import attend, attention_map, norm
-from medvlp_jax.models.layout import TENSOR, constrain
+from medvlp_jax.models.layout import TENSOR, constrain, materialize
 
 LAYER_NORM_EPS = 1e-5
 
@@ -83,12 +83,12 @@ class DecoderLayer(nn.Module):
 
         y = normed(x, "norm_self")
         y, _ = attention("self_attention")(y, y, query_mask, train)
-        x = x + drop(y)  # (B, Q, C)
+        x = materialize(x + drop(y))  # (B, Q, C)
         y, weights = attention("cross_attention")(normed(x, "norm_cross"), memory, None, train)
-        x = x + drop(y)  # (B, Q, C)
+        x = materialize(x + drop(y))  # (B, Q, C)
         y = _dense(self.mlp_dim, self.init_std, self.dtype, "mlp_in")(normed(x, "norm_mlp"))
         y = drop(nn.relu(constrain(y, None, TENSOR)))  # (B, Q, mlp_dim)
-        x = constrain(x + drop(_dense(x.shape[-1], self.init_std, self.dtype, "mlp_out")(y)))  # (B, Q, C)
+        x = materialize(constrain(x + drop(_dense(x.shape[-1], self.init_std, self.dtype, "mlp_out")(y))))  # (B, Q, C)
         return x, weights
 
 

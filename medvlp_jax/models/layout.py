@@ -1,7 +1,8 @@
-"""Where activations lie on a mesh, said at a few places in the trunks. Without a mesh in force (`jax.set_mesh`): nothing.
+"""Where activations lie on a mesh, and on a CPU which are kept in memory; said at a few places in the trunks.
 
 The compiler finds most layouts by itself. Said is what it could get wrong where parameters are split too: that rows stay
 where they are, instead of being gathered to meet a split kernel, and that heads and hidden units lie over the tensor axis.
+Without a mesh in force (`jax.set_mesh`) nothing is said of layouts.
 """
 import math
 
@@ -10,6 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 BATCH = ("data", "fsdp")  # mesh axes that split the rows of a batch
 TENSOR = "tensor"  # and the one that splits heads and hidden units
+# For jit: XLA for CPUs takes `materialize`'s barriers out before it fuses, unless this pass is left out.
+KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
@@ -27,3 +30,19 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
         split = math.prod(mesh.shape[a] for a in axes)
         parts.append(axes if split > 1 and size % split == 0 else None if split == 1 else P.UNCONSTRAINED)
     return jax.lax.with_sharding_constraint(x, P(*parts))
+
+
+def materialize(x: jax.Array) -> jax.Array:
+    """x, on a CPU as one array in memory that all who read it share, and so its gradient; a program that is compiled without
+    `KEEP_BARRIERS` computes the same and ignores it.
+
+    XLA's fusion for CPUs computes cheap sums anew in each reader: the gradient of a residual stream, the sum of what all
+    later blocks give, was added up from all of them again for every block. For accelerators it weighs that by itself.
+    """
+    return jax.lax.optimization_barrier(x) if platform() == "cpu" else x
+
+
+def platform() -> str:
+    """What the program being traced is for: the mesh's platform, without a mesh in force that of the default devices."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device is not None else jax.default_backend()

@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from medvlp_jax.models.attention import Mlp, SelfAttention, norm
-from medvlp_jax.models.layout import constrain
+from medvlp_jax.models.layout import constrain, materialize
 
 LAYER_NORM_EPS = 1e-6
 TOKEN_INIT = nn.initializers.truncated_normal(0.02)
@@ -79,9 +79,9 @@ class Block(nn.Module):
 
         y = norm(x, self.norm_eps, self.dtype, "attention_norm")
         y, row = SelfAttention(self.num_heads, dtype=self.dtype, kernel=self.attention_kernel, name="attention")(y)
-        x = constrain(x + branch(y, "attention_layer_scale"))  # (B, N, C)
+        x = materialize(constrain(x + branch(y, "attention_layer_scale")))  # (B, N, C)
         y = Mlp(self.mlp_dim, dtype=self.dtype, name="mlp")(norm(x, self.norm_eps, self.dtype, "mlp_norm"))
-        return constrain(x + branch(y, "mlp_layer_scale")), row
+        return materialize(constrain(x + branch(y, "mlp_layer_scale"))), row
 
 
 class ViT(nn.Module):

@@ -84,13 +84,6 @@ def test_elsewhere_it_is_the_same_as_xla_and_others_are_unknown():
         attention.attend(*qkv, kernel="flash")
 
 
-def test_the_platform_is_that_of_the_mesh_in_force(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "that of the machine")
-    assert attention.platform() == "that of the machine"
-    with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))):
-        assert attention.platform() == "cpu"
-
-
 @pytest.mark.usefixtures("optax_promotion")
 @pytest.mark.parametrize("kernel, trunk, blocks", [("xla", "vit", 0), ("cudnn", "vit", 1 + 2 * 2), ("cudnn", "resnet", 2 * 2)])
 def test_the_config_chooses_it_for_both_trunks(monkeypatch, kernel, trunk, blocks):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from medvlp_jax import weights
+from medvlp_jax.models import resnet
 from medvlp_jax.models.resnet import ResNet
 from tests import golden
 from tests.models import filled
@@ -85,3 +86,26 @@ def test_errors_say_what_would_fit():
         jax.eval_shape(small(depth=51).init, jax.random.key(0), image)
     with pytest.raises(ValueError, match="num_stages must be 1 to 4, came 5"):
         jax.eval_shape(small(num_stages=5).init, jax.random.key(0), image)
+
+
+def test_1x1_convolutions_as_products_on_a_cpu_are_convolutions(monkeypatch):
+    """Output, statistics and gradients; with a stride, as in the shortcuts, and without."""
+    model, rng = small(depth=50, num_stages=2), np.random.default_rng(0)
+    image = jnp.asarray(rng.normal(size=(2, 30, 34, 3)), jnp.float32)
+    variables = model.init(jax.random.key(0), image)
+
+    def run(platform):
+        monkeypatch.setattr(resnet, "platform", lambda: platform)
+
+        @jax.jit
+        def loss(params):
+            (x, out), stats = model.apply({**variables, "params": params}, image, train=True, mutable=["batch_stats"])
+            return (x**2).sum() + (out["stage1"] ** 2).mean(), stats
+
+        program = jax.make_jaxpr(loss)(variables["params"])
+        return str(program).count("conv_general_dilated["), jax.value_and_grad(loss, has_aux=True)(variables["params"])
+
+    (few, got), (many, want) = run("cpu"), run("tpu")
+    assert many - few == 2 * (3 + 4) + 2  # the outer layers of each bottleneck, and a shortcut a stage
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert golden.relative_l2(a, b) <= 1e-4
