@@ -97,13 +97,27 @@ def of_state(state, mesh: Mesh, rules: str):
     return jax.tree.map(lambda v, x, t: NamedSharding(mesh, spec(v, np.shape(x), mesh, t)), values, state, tensor)
 
 
-def in_use(params, mesh: Mesh):
-    """Tree of NamedSharding of parameters where a step computes with them: over the tensor axis only.
-
-    Said outright, for the compiler may prefer to gather images to the parts of a split convolution.
-    """
+def layouts(params, mesh: Mesh):
+    """-> (used, held), trees of NamedSharding of parameters: where a step computes with them, over the tensor axis only, and
+    as they lie (arrays or ShapeDtypeStructs with a sharding)."""
     tensor = trees.match(params, TENSOR, "tensor rule")
-    return jax.tree.map(lambda x, t: NamedSharding(mesh, spec("copy", np.shape(x), mesh, t)), params, tensor)
+    used = jax.tree.map(lambda x, t: NamedSharding(mesh, spec("copy", np.shape(x), mesh, t)), params, tensor)
+    return used, jax.tree.map(lambda x: x.sharding, params)
+
+
+def to_use(params, used, held):
+    """Parameters that lie as `held`, laid out as `used`; their gradients come back as `held`. See `layouts`.
+
+    Both said outright. Of split parameters the compiler may prefer to gather images to the parts of a convolution; and their
+    gradients it would add up whole on every device, where each needs the sum of its part only (reduce-scatter).
+    """
+
+    @jax.custom_vjp
+    def lay(params):
+        return jax.lax.with_sharding_constraint(params, used)
+
+    lay.defvjp(lambda params: (lay(params), None), lambda _, grads: (jax.lax.with_sharding_constraint(grads, held),))
+    return lay(params)
 
 
 def of_batch(mesh: Mesh) -> NamedSharding:

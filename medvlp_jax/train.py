@@ -42,19 +42,19 @@ def init_state(tables: dict, exp: experiment.Experiment) -> TrainState:
     return TrainState(jnp.zeros([], jnp.int32), params, state, exp.optimizer(params).init(params))
 
 
-def train_step(train_state: TrainState, batch, *, method: Method, make_tx, schedule, seed: int, freeze=(), used=None):
+def train_step(train_state: TrainState, batch, *, method: Method, make_tx, schedule, seed: int, layouts, freeze=()):
     """One update on one global batch -> (new state, metrics).
 
     Randomness is a function of (seed, step), so that a resumed run repeats it. A step whose loss or gradient is not
     finite changes nothing but the step counter: the state stays the last good one until the loop sees it and stops.
     Parameters whose names match a pattern of `freeze` have no gradient, so that no backward pass is computed for them.
-    used: `sharding.in_use` of the parameters; None = as they lie.
+    layouts: `sharding.layouts` of the parameters.
     """
     rng = jax.random.fold_in(jax.random.key(seed), train_state.step)
 
     def loss_fn(params):
-        params = params if used is None else jax.lax.with_sharding_constraint(params, used)
-        return method.loss(trees.stop_gradients(params, freeze), train_state.state, batch, rng)
+        params = trees.stop_gradients(sharding.to_use(params, *layouts), freeze)
+        return method.loss(params, train_state.state, batch, rng)
 
     (loss, (state, terms)), grads = jax.value_and_grad(loss_fn, has_aux=True)(train_state.params)
     grad_norm = optax.tree.norm(grads)
@@ -79,14 +79,12 @@ def abstract_state(exp: experiment.Experiment, tables: dict) -> TrainState:
 
 def step_function(exp: experiment.Experiment, abstract: TrainState):
     """`train_step` of a config, jitted: (state, batch) -> (state, metrics); the state that goes in is overwritten."""
-    config = exp.config
     step_fn = functools.partial(
-        train_step, method=exp.method, make_tx=exp.optimizer, schedule=exp.schedule, seed=config.seed,
-        freeze=config.optim.freeze, used=sharding.in_use(abstract.params, exp.mesh),
+        train_step, method=exp.method, make_tx=exp.optimizer, schedule=exp.schedule, seed=exp.config.seed,
+        freeze=exp.config.optim.freeze, layouts=sharding.layouts(abstract.params, exp.mesh),
     )  # fmt: skip
-    options = layout.KEEP_BARRIERS if exp.mesh.devices.flat[0].platform == "cpu" else None
     shardings = (jax.tree.map(lambda s: s.sharding, abstract), None)
-    return jax.jit(step_fn, donate_argnums=0, out_shardings=shardings, compiler_options=options)
+    return jax.jit(step_fn, donate_argnums=0, out_shardings=shardings, compiler_options=layout.options(exp.mesh))
 
 
 def variables(state: TrainState) -> dict:

@@ -54,7 +54,7 @@ def compiled(name, layout):
     shardings = sharding.of_state(state, mesh, rules)
     state = jax.device_put(state, shardings)
     step = functools.partial(train.train_step, method=method, make_tx=make_tx, schedule=schedule, seed=0,
-                             used=sharding.in_use(state.params, mesh))
+                             layouts=sharding.layouts(state.params, mesh))
     with jax.set_mesh(mesh):
         lowered = jax.jit(step, out_shardings=(shardings, None)).lower(state, sharding.put(tiny.batch(), mesh))
     return lowered.compile(), state, mesh, lowered.as_text()
@@ -112,8 +112,10 @@ def test_a_step_that_is_not_finite_changes_only_the_counter(name):
 
 
 def laid_out(shape, parts) -> set[tuple[int, ...]]:
-    """Shapes in which a parameter or its gradient may lie on a device: any dimension in parts, and transposed."""
-    wide = {shape, *((*shape[:d], n // p, *shape[d + 1 :]) for p in parts for d, n in enumerate(shape) if n % p == 0)}
+    """Shapes in which a parameter or its gradient may lie on a device: up to two dimensions in parts, and transposed."""
+    wide = {shape}
+    for _ in range(2):
+        wide |= {(*s[:d], n // p, *s[d + 1 :]) for s in wide for p in parts for d, n in enumerate(s) if n % p == 0}
     return wide | {s[::-1] for s in wide}
 
 
@@ -153,6 +155,8 @@ def test_every_collective_is_accounted_for(name, layout):
     kinds = {part: {kind for kind, *_ in found} for part, found in seen.items()}
     assert ("all-gather" in kinds.get("embedding", ())) == (name == "mlip")
     assert ("all-gather" in kinds["parameter"]) == (layout != "8") and "all-reduce" in kinds["parameter"]
+    if layout != "8":  # of split parameters only the parts of gradients are added up over the copies
+        assert any(op == "all-reduce" and axes == "data" for op, _, axes, _ in seen["parameter"])
     assert ("sum over heads or hidden units" in seen) == (layout == "tensor")
     # A sum of gradients sends twice their bytes, gathering split parameters once; the rest is small.
     parameters = sum(x.nbytes for x in jax.tree.leaves(state.params))
@@ -189,7 +193,8 @@ def test_frozen_parameters_cost_no_backward_pass():
     frozen_tx = functools.partial(optim.make, schedule=schedule, freeze=freeze)
     state = state._replace(opt_state=frozen_tx(state.params).init(state.params))
     frozen = functools.partial(
-        train.train_step, method=method, make_tx=frozen_tx, schedule=schedule, seed=0, freeze=freeze)  # fmt: skip
+        train.train_step, method=method, make_tx=frozen_tx, schedule=schedule, seed=0, freeze=freeze,
+        layouts=sharding.layouts(state.params, mesh))  # fmt: skip
     frozen = jax.jit(frozen).lower(state, batch).compile()
     after, values = frozen(state, batch)
     _, want = step(compiled("medklip", "1")[1], batch)

@@ -11,8 +11,6 @@ from jax.sharding import PartitionSpec as P
 
 BATCH = ("data", "fsdp")  # mesh axes that split the rows of a batch
 TENSOR = "tensor"  # and the one that splits heads and hidden units
-# For jit: XLA for CPUs takes `materialize`'s barriers out before it fuses, unless this pass is left out.
-KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
@@ -33,13 +31,17 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 
 
 def materialize(x: jax.Array) -> jax.Array:
-    """x, on a CPU as one array in memory that all who read it share, and so its gradient; a program that is compiled without
-    `KEEP_BARRIERS` computes the same and ignores it.
+    """x, on a CPU as one array in memory that all who read it share, and so its gradient; without `options` the same, slower.
 
     XLA's fusion for CPUs computes cheap sums anew in each reader: the gradient of a residual stream, the sum of what all
     later blocks give, was added up from all of them again for every block. For accelerators it weighs that by itself.
     """
     return jax.lax.optimization_barrier(x) if platform() == "cpu" else x
+
+
+def options(mesh: jax.sharding.Mesh) -> dict[str, str] | None:
+    """jit's compiler_options for a mesh: XLA for CPUs takes the barriers of `materialize` out before it fuses, unless told."""
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if mesh.devices.flat[0].platform == "cpu" else None
 
 
 def platform() -> str:

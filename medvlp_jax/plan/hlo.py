@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from medvlp_jax.plan.groups import replica_groups
+
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 BITS = {"pred": 8, "token": 0, "opaque": 0, "s4": 4, "u4": 4, "bf16": 16, "c64": 64, "c128": 128}
 CONTROL = {"while", "conditional", "call"}  # operations that run whole computations
@@ -191,9 +193,20 @@ def collectives(module: Module, devices: int) -> list[Collective]:
                 result = ", ".join(f"{t}[{','.join(map(str, s))}]" for t, s, _ in _results(i))
             shapes = tuple(shape for _, shape, _ in arrays(result))
             total = size(result) * (groups.shape[1] if kind == "reduce-scatter" else 1)
+            if kind == "all-reduce" and (sliced := _scattered(i, instructions)):
+                kind, shapes = "reduce-scatter", sliced
             source = re.search(r'op_name="([^"]*)"', i.rest)
             found.append(Collective(kind, total, groups, times, shapes, source[1] if source else "", i.name))
     return found
+
+
+def _scattered(reduce: Instruction, computation: list[Instruction]) -> tuple | None:
+    """Shapes of what is kept if the computation is a sum of which each device keeps a part: a reduce-scatter as TPUs' compiler
+    writes it, a fusion of all-reduce and dynamic-slice."""
+    root = next((i for i in computation if i.root), reduce)
+    if root.op == "dynamic-slice" and root.operands[0] == reduce.name:
+        return tuple(shape for _, shape, _ in arrays(root.type))
+    return None
 
 
 def _results(start: Instruction) -> list:
@@ -201,44 +214,6 @@ def _results(start: Instruction) -> list:
     everything = [a for a in arrays(start.type) if not (a[0] in ("u32", "s32") and not a[1])]
     half = len(everything) // 2
     return everything[half:] if half else everything
-
-
-def replica_groups(text: str, devices: int) -> np.ndarray:
-    """(groups, members) of the attribute replica_groups or source_target_pairs, in any of its notations.
-
-    A permutation is one group of all devices that send or receive; no groups at all are one of all devices.
-
-    Raises:
-      ValueError: a notation that is not known.
-    """
-    if pairs := re.search(r"source_target_pairs=\{((?:\{[\d,]+\},?)*)\}", text):
-        return np.array([sorted({int(n) for n in re.findall(r"\d+", pairs[1])})])
-    if iota := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
-        return _iota(iota[2], iota[3]).reshape(_numbers(iota[1]))
-    if mesh := re.search(
-        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? ?\{([^}]*)\}", text
-    ):
-        sizes = {name: int(n) for name, n in re.findall(r"('[^']+')=(\d+)", mesh[1])}
-        along = [part.strip() for part in mesh[4].split(",")]
-        if set(along) <= set(sizes):  # whole axes
-            shape = list(sizes.values())
-            ids = _iota(mesh[2], mesh[3]) if mesh[2] else np.arange(np.prod(shape))
-            order = [list(sizes).index(name) for name in [n for n in sizes if n not in along] + along]
-            return ids.reshape(shape).transpose(order).reshape(-1, np.prod([sizes[name] for name in along]))
-    if listed := re.search(r"replica_groups=\{(\{.*?\})\}", text):
-        return np.array([[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", listed[1])])
-    if unknown := re.search(r"replica_groups=(?!\{\}).{1,120}", text):
-        raise ValueError(f"the compiler writes {unknown[0]!r}, a notation of groups that the planner does not know")
-    return np.arange(devices)[None]
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(n) for n in text.split(",")]
-
-
-def _iota(dims: str, order: str | None) -> np.ndarray:  # positions in the order of "2,4" and, transposed, "1,0"
-    ids = np.arange(np.prod(_numbers(dims))).reshape(_numbers(dims))
-    return (ids.transpose(_numbers(order)) if order else ids).ravel()
 
 
 def traffic(module: Module) -> float:

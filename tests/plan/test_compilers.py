@@ -38,6 +38,40 @@ def test_a_plan_of_the_tiny_model(name, platform, tmp_path):
     assert record["overlapped"] <= record["scheduled"] < record["exposed"]
 
 
+def test_gradients_of_split_parameters_are_added_up_in_parts(tmp_path):
+    """A TPU's compiler makes one reduce-scatter of a sum along "fsdp" and the part that is kept."""
+    there, reason = HERE["tpu"]
+    if not there:
+        pytest.skip(reason)
+    program = """
+import jax, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec as P
+from medvlp_jax import sharding
+from medvlp_jax.plan import hlo, topology
+mesh = sharding.make_mesh({"data": 4, "fsdp": 4}, topology.devices("v5e:4x4").devices)
+def shape(*size):
+    return jax.ShapeDtypeStruct(size, jnp.float32, sharding=NamedSharding(mesh, P("fsdp")))
+params = {"fc1": {"kernel": shape(512, 1024)}, "fc2": {"kernel": shape(1024, 512)}}
+def loss(params, x, layouts):
+    params = sharding.to_use(params, *layouts) if layouts else jax.lax.with_sharding_constraint(params, both[0])
+    return jnp.square(jnp.tanh(x @ params["fc1"]["kernel"]) @ params["fc2"]["kernel"]).mean()
+x, both = jax.ShapeDtypeStruct((64, 512), jnp.float32, sharding=sharding.of_batch(mesh)), sharding.layouts(params, mesh)
+with jax.set_mesh(mesh):
+    for layouts in (None, both):
+        step = jax.jit(lambda p, x: jax.grad(loss)(p, x, layouts), out_shardings=both[1])
+        found = hlo.collectives(hlo.parse(step.lower(params, x).compile().as_text()), 16)
+        sums = sum(c.times * c.sent for c in found if c.kind != "all-gather")
+        print(sorted({(c.kind, c.axes(dict(mesh.shape))) for c in found}), sums / (4 * 2 * 512 * 1024))
+"""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    whole, parts = done.stdout.splitlines()
+    assert whole == "[('all-gather', 'fsdp'), ('all-reduce', 'data+fsdp')] 1.875"
+    assert parts == "[('all-gather', 'fsdp'), ('all-reduce', 'data'), ('reduce-scatter', 'fsdp')] 1.125"
+
+
 def test_a_full_plan_leaves_out_what_only_saves_time():
     assert program.options("tpu", True) == {} != program.options("tpu", False)
     assert set(program.options("gpu", True)) == {"xla_gpu_enable_triton_gemm"} < set(program.options("gpu", False))

@@ -8,6 +8,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from medvlp_jax.plan import flops, hlo
+from medvlp_jax.plan.groups import replica_groups
 
 MESH = {"data": 4, "fsdp": 2}
 
@@ -86,7 +87,7 @@ def test_traffic_counts_what_a_loop_moves_each_time_round(mesh):
     ],
 )
 def test_notations_of_replica_groups(text, want):
-    np.testing.assert_array_equal(hlo.replica_groups(text, 8), want)
+    np.testing.assert_array_equal(replica_groups(text, 8), want)
 
 
 def test_an_unknown_notation_is_no_guess():
@@ -105,6 +106,29 @@ ENTRY %main (p: f32[16,4]) -> f32[2,4] {
 """
     (found,) = hlo.collectives(hlo.parse(text), 8)
     assert (found.kind, found.bytes, found.shapes) == ("reduce-scatter", 16 * 4 * 4, ((2, 4),))
+
+
+def test_a_sum_of_which_each_keeps_a_part_is_a_reduce_scatter():
+    """As TPUs' compiler writes it."""
+    text = """HloModule m
+
+%all-reduce-scatter (input: f32[16,4]) -> f32[2,4] {
+  %input = f32[16,4]{1,0} parameter(0)
+  %all-reduce.1 = f32[16,4]{1,0} all-reduce(%input), replica_groups=[1,8]<=[8], to_apply=%add
+  %constant = u32[] constant(0)
+  %partition-id = u32[] partition-id()
+  ROOT %dynamic-slice = f32[2,4]{1,0} dynamic-slice(%all-reduce.1, %partition-id, %constant), dynamic_slice_sizes={2,4}
+}
+
+ENTRY %main (p: f32[16,4]) -> f32[2,4] {
+  %p = f32[16,4]{1,0} parameter(0)
+  ROOT %fusion = f32[2,4]{1,0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter
+}
+"""
+    (found,) = hlo.collectives(hlo.parse(text), 8)
+    assert (found.kind, found.shapes, found.sent) == ("reduce-scatter", ((2, 4),), 16 * 4 * 4 * 7 / 8)
+    (whole,) = hlo.collectives(hlo.parse(text.replace("dynamic-slice(%all-reduce.1", "dynamic-slice(%input")), 8)
+    assert (whole.kind, whole.sent) == ("all-reduce", 2 * found.sent)
 
 
 def test_asynchronous_forms_count_what_comes_out_once():
