@@ -98,11 +98,24 @@ def test_groups_change_the_values_and_one_group_of_all_does_not():
     np.testing.assert_array_equal(whole, one)
 
 
+def test_vectors_that_are_nearly_the_same_for_all_rows_are_told_apart():
+    """As those of whole images at first: what float32 keeps of them, where one pass about a far guess would leave less."""
+    x = np.random.default_rng(0).normal(1.0, 1e-2, (32, C)).astype(np.float32).astype(np.float64)
+    want = (x - x.mean(0)) / np.sqrt(x.var(0) + EPSILON)
+    one, zero = jnp.ones(C, jnp.float32), jnp.zeros(C, jnp.float32)
+
+    def worst(shape):
+        y, *_ = normalize_groups(jnp.asarray(x, jnp.float32).reshape(1, *shape, C), None, one, zero, zero, EPSILON)
+        return np.abs(np.asarray(y).reshape(x.shape) - want).max()
+
+    assert worst((32,)) < 1e-5 and worst((4, 8)) > 1e-3
+
+
 def test_a_guess_near_the_mean_only_saves_rounding():
     """Values around 1000 with a spread of 1: the mean square about 0 keeps no digit of the variance, about 999 all of them."""
-    x = (1000 + np.random.default_rng(1).standard_normal((1, 512, 2))).astype(np.float32)
+    x = (1000 + np.random.default_rng(1).standard_normal((1, 16, 32, 2))).astype(np.float32)
     ones, zeros = jnp.ones(2), jnp.zeros(2)
-    want = x[0].astype(np.float64).var(0)
+    want = x[0].astype(np.float64).var((0, 1))
     near, far = (normalize_groups(x, None, ones, zeros, guess * ones, EPSILON)[2][0] for guess in (999.0, 0.0))
     np.testing.assert_allclose(near, want, rtol=1e-5)
     assert np.isfinite(far).all() and (np.asarray(far) >= 0).all() and np.abs(far - want).max() > 1e-3
