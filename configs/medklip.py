@@ -14,6 +14,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.normalisation = ConfigDict({"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)})  # ImageNet
 
     c.model = m = ConfigDict()
+    # name "vit" takes a size and any field of models/vit.py, among them attention_kernel (see configs/mlip.py).
     m.image = ConfigDict({"name": "resnet", "depth": 50, "num_stages": 3, "init": ""})
     # BatchNorm's statistics: 0 = of the global batch; N = of each N consecutive rows, as where every GPU keeps its own. Where
     # N divides the rows of a device they are not sent: what large slices and clusters wait for most (launch/README.md).

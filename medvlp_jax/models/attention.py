@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from medvlp_jax.models import fused_attention
 from medvlp_jax.models.layout import TENSOR, constrain, platform
 
-# Of self-attention. "xla": products and softmax, each through main memory on a GPU. "cudnn": on a GPU its fused kernel, for
-# 16-bit types; everywhere else, and for other types, the same as "xla".
-KERNELS = ("xla", "cudnn")
+# Of self-attention. "xla": products and softmax, whose scores go through main memory. "fused": one kernel that keeps them on
+# the chip (fused_attention.py): on a GPU cuDNN's, for 16-bit types; on a TPU ours, for rows and a mesh that it fits. Everywhere
+# else, and for other types, the same as "xla".
+KERNELS = ("xla", "fused")
 
 
 def wide(dtype) -> Any:
@@ -49,11 +51,11 @@ def attention_map(query: jax.Array, key: jax.Array, mask: jax.Array | None = Non
 def attend(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None = None, kernel: str = "xla"
 ) -> jax.Array:
-    """softmax(query key^T / sqrt(D)) value, through jax.nn.dot_product_attention.
+    """softmax(query key^T / sqrt(D)) value, through jax.nn.dot_product_attention or a fused kernel.
 
     Args:
       query: (B, Q, heads, D); key, value: (B, N, heads, D).
-      mask: (B, N), nonzero for the keys that count; with cuDNN's kernel they must come first (padding at the end).
+      mask: (B, N), nonzero for the keys that count; with "fused" they must come first (padding at the end), as cuDNN wants.
       kernel: of `KERNELS`.
 
     Returns:
@@ -64,24 +66,16 @@ def attend(
     """
     if kernel not in KERNELS:
         raise ValueError(f"unknown attention_kernel {kernel!r}; known: {', '.join(KERNELS)}")
-    if kernel == "cudnn" and query.dtype in (jnp.bfloat16, jnp.float16) and platform() == "gpu":
-        return _by_cudnn(query, key, value, mask)
+    target = platform() if kernel == "fused" else ""
+    if target == "gpu" and query.dtype in (jnp.bfloat16, jnp.float16):
+        return fused_attention.by_cudnn(query, key, value, mask)
+    if target == "tpu" and fused_attention.fits_tpu(query, key):
+        return fused_attention.by_pallas(query, key, value, mask)
     if query.dtype == jnp.float64:  # jax's softmax is float32 always
         return jnp.einsum("bhqn,bnhd->bqhd", attention_map(query, key, mask), value)
     mask = None if mask is None else mask.astype(bool)[:, None, None, :]  # (B, 1, 1, N)
     with jax.numpy_dtype_promotion("standard"):  # jax's own code mixes bfloat16 and float32
         return jax.nn.dot_product_attention(query, key, value, mask=mask)
-
-
-def _by_cudnn(query, key, value, mask):
-    rows, keys = query.shape[1], key.shape[1]
-    # The kernel takes even numbers of rows. What is added is not looked at (keys) or cut off again (queries).
-    query, key, value = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value))
-    lengths = jnp.full(len(query), keys, jnp.int32) if mask is None else mask.astype(bool).sum(-1, dtype=jnp.int32)  # (B,)
-    y = jax.nn.dot_product_attention(
-        query, key, value, key_value_seq_lengths=jnp.maximum(lengths, 1), implementation="cudnn"
-    )  # (B, Q, heads, D)
-    return y[:, :rows]
 
 
 def gelu(x: jax.Array) -> jax.Array:

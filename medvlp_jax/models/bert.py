@@ -60,7 +60,7 @@ class Bert(nn.Module):
       norm_eps: of every LayerNorm.
       remat: recompute each block in the backward pass instead of keeping its activations.
       dtype: compute type; parameters are float32, LayerNorm and softmax at least float32.
-      attention_kernel: of `attention.KERNELS`; cuDNN's takes attention_mask as a number of tokens, from the first on.
+      attention_kernel: of `attention.KERNELS`; with "fused" attention_mask must be a number of tokens, from the first on.
     """
 
     vocab_size: int

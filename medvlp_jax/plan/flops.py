@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.interpreters import partial_eval
 
 # cuDNN's attention, primitives of jax that only 16-bit types reach: products of the size of the scores. What it computes again
-# on the way back is no work.
+# on the way back is no work, nor in a Pallas kernel, which says its number itself.
 FUSED_ATTENTION = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 4}
 
 
@@ -42,6 +42,9 @@ def _of(jaxpr) -> Counter:
         elif name in FUSED_ATTENTION:
             query, key = (v.aval for v in eqn.invars[:2])  # (B, Q, heads, D), (B, N, heads, D)
             total["bfloat16"] += FUSED_ATTENTION[name] * 2.0 * query.size * key.shape[1]
+        elif name == "pallas_call":
+            kind = "bfloat16" if eqn.invars[0].aval.dtype == jnp.bfloat16 else "float32"
+            total[kind] += float(params["cost_estimate"].flops)
         elif name == "cond":
             total += max((_of(b.jaxpr) for b in params["branches"]), key=lambda c: sum(c.values()))
         else:

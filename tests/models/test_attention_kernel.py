@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medvlp_jax.models import attention
+from medvlp_jax.models import attention, fused_attention
 from medvlp_jax.plan import flops, program
 from tests import tiny
 
@@ -32,11 +32,11 @@ def for_gpu(monkeypatch, kernel, rows, masked, dtype=jnp.bfloat16):
 @pytest.mark.usefixtures("optax_promotion")  # jax's own attention mixes bfloat16 and float32 in its gradient
 @pytest.mark.parametrize("rows, masked", [(6, False), (6, True), (7, False), (7, True)])
 def test_the_kernel_stands_in_programs_for_a_gpu(monkeypatch, rows, masked):
-    text = for_gpu(monkeypatch, "cudnn", rows, masked)
+    text = for_gpu(monkeypatch, "fused", rows, masked)
     assert "__cudnn$fmhaSoftmax" in text and "__cudnn$fmhaSoftmaxBackward" in text and "stablehlo.exponential" not in text
     plain = for_gpu(monkeypatch, "xla", rows, masked)
     assert "__cudnn" not in plain and "stablehlo.exponential" in plain
-    assert for_gpu(monkeypatch, "cudnn", rows, masked, jnp.float32) == for_gpu(monkeypatch, "xla", rows, masked, jnp.float32)
+    assert for_gpu(monkeypatch, "fused", rows, masked, jnp.float32) == for_gpu(monkeypatch, "xla", rows, masked, jnp.float32)
 
 
 @pytest.mark.usefixtures("optax_promotion")
@@ -48,7 +48,7 @@ def test_its_operations_are_counted_as_those_of_the_products(monkeypatch):
         return jax.grad(lambda qkv: attention.attend(*qkv, mask, kernel).astype(jnp.float32).sum())
 
     with program.cudnn():
-        fused, plain = (flops.count(grad(kernel), qkv) for kernel in ("cudnn", "xla"))
+        fused, plain = (flops.count(grad(kernel), qkv) for kernel in ("fused", "xla"))
     # Without the value of the loss the plain gradient still needs the scores, but not their product with the values.
     assert fused.total() == 6 * 2 * B * HEADS * D * 6 * 6 and plain.total() == 5 * 2 * B * HEADS * D * 6 * 6
 
@@ -70,7 +70,7 @@ def test_even_rows_and_lengths_say_the_same_as_the_mask(monkeypatch, rows, maske
         return real(q, k, v, **kwargs)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", answer)
-    got = run(attention._by_cudnn)
+    got = run(fused_attention.by_cudnn)
     assert asked == [("cudnn", 6 if rows == 6 else 8, 6 if rows == 6 else 8, (B,))]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, want)
 
@@ -80,12 +80,12 @@ def test_elsewhere_it_is_the_same_as_xla_and_others_are_unknown():
     assert attention.platform() == "cpu"
     a, b = (jax.jit(lambda *x, k=k: attention.attend(*x, k)).lower(*qkv, mask).as_text() for k in attention.KERNELS)
     assert a == b
-    with pytest.raises(ValueError, match="unknown attention_kernel 'flash'; known: xla, cudnn"):
+    with pytest.raises(ValueError, match="unknown attention_kernel 'flash'; known: xla, fused"):
         attention.attend(*qkv, kernel="flash")
 
 
 @pytest.mark.usefixtures("optax_promotion")
-@pytest.mark.parametrize("kernel, trunk, blocks", [("xla", "vit", 0), ("cudnn", "vit", 1 + 2 * 2), ("cudnn", "resnet", 2 * 2)])
+@pytest.mark.parametrize("kernel, trunk, blocks", [("xla", "vit", 0), ("fused", "vit", 1 + 2 * 2), ("fused", "resnet", 2 * 2)])
 def test_the_config_chooses_it_for_both_trunks(monkeypatch, kernel, trunk, blocks):
     """One block of the image trunk, if it has any; two of the text trunk, which reads the report and the swapped one."""
     calls = []
@@ -95,7 +95,7 @@ def test_the_config_chooses_it_for_both_trunks(monkeypatch, kernel, trunk, block
         return attention.attend(query, key, value, mask)
 
     monkeypatch.setattr(attention, "platform", lambda: "gpu")
-    monkeypatch.setattr(attention, "_by_cudnn", count)
+    monkeypatch.setattr(fused_attention, "by_cudnn", count)
     resnet = {"model/image": {"name": "resnet", "depth": 18, "width": 8, "num_stages": 1, "patch_stem": True, "init": ""}}
     more = {"model/patch_stage": 1, **resnet} if trunk == "resnet" else {}
     method = tiny.method(tiny.config("mlip", **{"model/attention_kernel": kernel, "dtype": "bfloat16", **more}))

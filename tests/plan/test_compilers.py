@@ -6,9 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from medvlp_jax.plan import program, topology
+from medvlp_jax import sharding
+from medvlp_jax.models.vit import Block
+from medvlp_jax.plan import flops, hlo, program, topology
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,6 +74,42 @@ with jax.set_mesh(mesh):
     whole, parts = done.stdout.splitlines()
     assert whole == "[('all-gather', 'fsdp'), ('all-reduce', 'data+fsdp')] 1.875"
     assert parts == "[('all-gather', 'fsdp'), ('all-reduce', 'data'), ('reduce-scatter', 'fsdp')] 1.125"
+
+
+def block_for_tpu(devices, kernel, rows, mesh):
+    """A block of ViT-B/16 with its gradients, four images a device, compiled -> Module, operations, scratch bytes."""
+    block = Block(num_heads=12, mlp_dim=3072, dtype=jnp.bfloat16, attention_kernel=kernel)
+
+    def loss(params, x):
+        return block.apply(params, x, False)[0].astype(jnp.float32).sum()
+
+    mesh = sharding.make_mesh(mesh, devices)
+    x = jax.ShapeDtypeStruct((4 * len(devices), rows, 768), jnp.bfloat16, sharding=sharding.of_batch(mesh))
+    params = jax.eval_shape(lambda key, x: block.init(key, x, False), jax.random.key(0), x)
+    params = jax.tree.map(lambda p: p.update(sharding=jax.NamedSharding(mesh, jax.P())), params)
+    step = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    with jax.set_mesh(mesh), jax.numpy_dtype_promotion("standard"):
+        traced = step.trace(params, x)
+        compiled = traced.lower().compile(compiler_options=program.options("tpu", False))
+    return hlo.parse(compiled.as_text()), flops.of(traced.jaxpr), compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("mesh", [{"data": 4, "fsdp": 1, "tensor": 1}, {"data": 1, "fsdp": 2, "tensor": 2}])
+def test_on_a_tpu_fused_attention_keeps_scores_out_of_memory(mesh):
+    there, reason = HERE["tpu"]
+    if not there:
+        pytest.skip(reason)
+    devices = topology.devices("v5e:2x2").devices
+    plain, counted, scratch = block_for_tpu(devices, "xla", 197, mesh)
+    fused, same, less = block_for_tpu(devices, "fused", 197, mesh)
+    assert counted.total() == same.total() and less < 0.6 * scratch
+    assert hlo.traffic(fused) < 0.85 * hlo.traffic(plain)
+    assert sum(c.sent for c in hlo.collectives(fused, 4)) == sum(c.sent for c in hlo.collectives(plain, 4))
+    types = {i.name: i.type for i in fused.computations[fused.entry]}
+    kernels = {i.name.split(".")[0]: i for i in fused.computations[fused.entry] if "tpu_custom_call" in i.rest}
+    array = 16 // mesh["data"] // mesh["fsdp"] * 197 * 768 // mesh["tensor"] * 2  # bytes on a device
+    moved = {name: hlo.moved(i, types, {}) for name, i in kernels.items()}
+    assert moved == {"attention_forward": 4 * array, "attention_backward": 7 * array}
 
 
 def test_a_full_plan_leaves_out_what_only_saves_time():
