@@ -42,12 +42,12 @@ def test_a_plan_of_the_tiny_model(name, platform, tmp_path):
     assert record["overlapped"] <= record["scheduled"] < record["exposed"]
 
 
-def test_gradients_of_split_parameters_are_added_up_in_parts(tmp_path):
+def test_gradients_of_split_parameters_are_added_up_in_parts():
     """A TPU's compiler makes one reduce-scatter of a sum along "fsdp" and the part that is kept."""
     there, reason = HERE["tpu"]
     if not there:
         pytest.skip(reason)
-    program = """
+    code = """
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 from medvlp_jax import sharding
@@ -68,7 +68,7 @@ with jax.set_mesh(mesh):
         print(sorted({(c.kind, c.axes(dict(mesh.shape))) for c in found}), sums / (4 * 2 * 512 * 1024))
 """
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1"}
-    command = [sys.executable, "-c", program]
+    command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     whole, parts = done.stdout.splitlines()
