@@ -113,7 +113,7 @@ def test_both_sides_do_the_same_step(method, tmp_path):
     batch, options = tiny.batch(), {}
     ours = step_ours.Trainer(config, arrays(tmp_path, "tables"), batch)
     theirs = torch_step.Trainer(json.loads((tmp_path / "plan.json").read_text()), arrays(tmp_path, "tables"))
-    assert "barrier" in ours.program.as_text()  # see layout.materialize
+    assert "opt-barrier(" in ours.program.as_text()  # see layout.materialize
     assert ours.parameters == theirs.parameters == trees.count(ours.state.params)
     tensors = t.write(TABLES[method], {"params": jax.tree.map(np.asarray, ours.state.params)})
     left = theirs.model.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in tensors.items()}, strict=False)
