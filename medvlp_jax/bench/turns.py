@@ -86,8 +86,8 @@ class Result(NamedTuple):
     facts: dict
 
 
-def alternate(sides: dict[str, Side], count: int, steps: int, warmup: int = 1) -> dict[str, Result]:
-    """`count` turns of every side, in turned order each time, after its first step and `warmup` more.
+def alternate(sides: dict[str, Side], count: int, steps: int) -> dict[str, Result]:
+    """`count` turns of every side, in turned order each time, after its first step.
 
     A turn is a step that is not counted and `steps` that are: what a step gives back to the system the other side's takes, and
     to get it again cost up to 3 of 9 s, which a program that runs by itself does not pay.
@@ -95,9 +95,6 @@ def alternate(sides: dict[str, Side], count: int, steps: int, warmup: int = 1) -
     answers = {name: [side.run(1)] for name, side in sides.items()}
     told = ", ".join(f"{name} {given[0]['seconds'][0]:.2f} s" for name, given in answers.items())
     print(f"first steps: {told}", file=sys.stderr, flush=True)
-    for side in sides.values():
-        for _ in range(warmup):
-            side.run(1)
     for turn in range(count):
         for name in list(sides)[:: -1 if turn % 2 else 1]:
             sides[name].run(1)
