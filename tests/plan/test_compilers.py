@@ -47,33 +47,32 @@ def test_gradients_of_split_parameters_are_added_up_in_parts():
     there, reason = HERE["tpu"]
     if not there:
         pytest.skip(reason)
-    code = """
-import jax, jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec as P
-from medvlp_jax import sharding
-from medvlp_jax.plan import hlo, topology
-mesh = sharding.make_mesh({"data": 4, "fsdp": 4}, topology.devices("v5e:4x4").devices)
-def shape(*size):
-    return jax.ShapeDtypeStruct(size, jnp.float32, sharding=NamedSharding(mesh, P("fsdp")))
-params = {"fc1": {"kernel": shape(512, 1024)}, "fc2": {"kernel": shape(1024, 512)}}
-def loss(params, x, layouts):
-    params = sharding.to_use(params, *layouts) if layouts else jax.lax.with_sharding_constraint(params, both[0])
-    return jnp.square(jnp.tanh(x @ params["fc1"]["kernel"]) @ params["fc2"]["kernel"]).mean()
-x, both = jax.ShapeDtypeStruct((64, 512), jnp.float32, sharding=sharding.of_batch(mesh)), sharding.layouts(params, mesh)
-with jax.set_mesh(mesh):
-    for layouts in (None, both):
-        step = jax.jit(lambda p, x: jax.grad(loss)(p, x, layouts), out_shardings=both[1])
-        found = hlo.collectives(hlo.parse(step.lower(params, x).compile().as_text()), 16)
-        sums = sum(c.times * c.sent for c in found if c.kind != "all-gather")
-        print(sorted({(c.kind, c.axes(dict(mesh.shape))) for c in found}), sums / (4 * 2 * 512 * 1024))
-"""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1"}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    whole, parts = done.stdout.splitlines()
-    assert whole == "[('all-gather', 'fsdp'), ('all-reduce', 'data+fsdp')] 1.875"
-    assert parts == "[('all-gather', 'fsdp'), ('all-reduce', 'data'), ('reduce-scatter', 'fsdp')] 1.125"
+    mesh = sharding.make_mesh({"data": 4, "fsdp": 4}, topology.devices("v5e:4x4").devices)
+
+    def shape(*size):
+        return jax.ShapeDtypeStruct(size, jnp.float32, sharding=jax.NamedSharding(mesh, jax.P("fsdp")))
+
+    params = {"fc1": {"kernel": shape(512, 1024)}, "fc2": {"kernel": shape(1024, 512)}}
+    x = jax.ShapeDtypeStruct((64, 512), jnp.float32, sharding=sharding.of_batch(mesh))
+    used, held = sharding.layouts(params, mesh)
+
+    def sums(to_use):
+        """Collectives of the gradients' program by kind and axes, and what its sums send, of the parameters' bytes."""
+
+        def loss(params, x):
+            params = to_use(params)
+            return jnp.square(jnp.tanh(x @ params["fc1"]["kernel"]) @ params["fc2"]["kernel"]).mean()
+
+        with jax.set_mesh(mesh):
+            compiled = jax.jit(jax.grad(loss), out_shardings=held).lower(params, x).compile()
+        found = hlo.collectives(hlo.parse(compiled.as_text()), 16)
+        sent = sum(c.times * c.sent for c in found if c.kind != "all-gather")
+        return sorted({(c.kind, c.axes(dict(mesh.shape))) for c in found}), sent / (4 * 2 * 512 * 1024)
+
+    whole = sums(lambda params: jax.lax.with_sharding_constraint(params, used))
+    assert whole == ([("all-gather", "fsdp"), ("all-reduce", "data+fsdp")], 1.875)
+    parts = sums(lambda params: sharding.to_use(params, used, held))
+    assert parts == ([("all-gather", "fsdp"), ("all-reduce", "data"), ("reduce-scatter", "fsdp")], 1.125)
 
 
 def block_for_tpu(devices, kernel, rows, mesh):
