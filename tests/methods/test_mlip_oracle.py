@@ -1,0 +1,177 @@
+"""MLIP's terms, total, gradients and predictions against `mlip_oracle`, which was written from the specification."""
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from medvlp_jax import sharding, trees
+from medvlp_jax.methods import mlip, towers
+from medvlp_jax.methods.mlip_module import MLIP
+from tests import tiny
+from tests.methods import mlip_oracle as oracle
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+ROWS, GROUP, KEY = 24, 3, 5  # groups of 3 rows: one per device of 8, and two candidates to draw from
+# All different, so that no two can be exchanged.
+WEIGHTS = {"global_contrast": 1.1, "alignment": 0.7, "knowledge_patch": 0.6, "category": 0.5, "matching": 0.9, "swapping": 0.4,
+           "kl": 0.013}  # fmt: skip
+RESNET = {"name": "resnet", "depth": 18, "width": 4, "num_stages": 2, "patch_stem": True, "init": ""}
+VARIANTS = {
+    "all": {},
+    "chunks": {"objective/contrast_chunk": 7},
+    "plain": {"objective/knowledge_gate": False, "objective/category_guidance": False, "objective/divergence": False,
+              "objective/contrast_chunk": 5, "objective/learn_temperature": True},
+    "resnet": {"model/image": RESNET, "model/patch_stage": 2},
+    "dropout": {"model/dropout": 0.5},
+    "text dropout": {"model/text/dropout": 0.5},
+}  # fmt: skip
+
+
+def batch() -> dict[str, np.ndarray]:
+    """`tiny.batch` with the rows that are easily got wrong. Groups are rows 0-2, 3-5, ..."""
+    out = tiny.batch(ROWS, seed=2)
+    assert out["has_report"][3] == 0 and (out["word_ids"][3] >= 0).any()  # has_report decides, not the ids that came along
+    # Padding as evaluation makes it: black, no labels, [CLS] only. Row 4 is left without candidates.
+    out["valid"][5] = out["has_report"][5] = 0
+    for name in ("labels", "word_ids", "swapped_labels"):
+        out[name][5] = -1
+    for name in ("image", "input_ids", "attention_mask", "swapped_ids", "swapped_mask"):
+        out[name][5] = 0
+    out["attention_mask"][5, 0] = out["swapped_mask"][5, 0] = 1
+    # Equal reports in one group, and a report that mentions nothing, one that mentions only doubt.
+    for name in ("input_ids", "attention_mask", "word_ids"):
+        out[name][8] = out[name][7]
+    out["labels"][9], out["labels"][10] = -1, np.where(out["labels"][10] == 1, 2, out["labels"][10])
+    # Row 11 fills all tokens; row 12 is one word; the swapped text has other lengths than the report.
+    m = tiny.TOKENS
+    out["attention_mask"][11], out["input_ids"][11] = 1, np.arange(5, 5 + m)
+    out["word_ids"][11] = [-1, *range(m - 2), -1]
+    out["word_ids"][12] = np.where(out["word_ids"][12] >= 0, 0, -1)
+    for b, length in ((13, 5), (14, m)):
+        out["swapped_mask"][b] = np.arange(m) < length
+        out["swapped_labels"][b] = [-1, *[i % 2 for i in range(1, length - 1)], *[-1] * (m - length + 1)]
+    assert {-1, 0, 1, 2} == set(np.unique(out["labels"])) and out["valid"].sum() == ROWS - 1
+    return out
+
+
+@functools.cache
+def world(variant="all"):
+    """-> config, module, Method, variables with every parameter and statistic moved away from where it starts."""
+    c = tiny.config("mlip", **{"objective/matching_group": GROUP, **VARIANTS[variant]})
+    c.losses.update(WEIGHTS)
+    method = tiny.method(c)
+    shapes = jax.eval_shape(method.init, jax.random.key(0), {**batch(), "knowledge": tiny.tables()})
+    return c, towers.build(MLIP, c), method, filled(shapes)
+
+
+def filled(shapes):
+    """Random numbers of a fitting size for every leaf, so that nothing cancels for being 0 or 1."""
+    rng = np.random.default_rng(0)
+
+    def fill(name, s):
+        x = rng.standard_normal(s.shape).astype(np.float32)
+        last = name.split("/")[-1]
+        start = {"scale": 1.0, "var": 1.0, "logit_scale": 5.0, "log_temperature": np.log(0.2)}.get(last, 0.0)
+        if last == "var":
+            return start + 0.3 * np.abs(x)
+        if last == "kernel":
+            return x / np.sqrt(np.prod(s.shape[:-1])) * (0.2 if "divergence/mu" in name else 1.0)
+        if last in ("embedding", "prototypes", "entities", "positions"):
+            return x
+        return np.asarray(start + 0.2 * x, np.float32)
+
+    return trees.map_named(fill, shapes)
+
+
+def numpy_of(tree):
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
+
+
+def parts(variables):
+    """-> parameters and knowledge table as the oracle takes them."""
+    return numpy_of(variables["params"]), np.asarray(variables["knowledge"]["entities"], np.float64)
+
+
+def trunks_of(c, model, variables, train=True):
+    """What the encoders alone give for `batch`; the images are normalised here, with mean and deviation 0.5."""
+    b = batch()
+    image = np.repeat((b["image"] / 255.0 - 0.5) / 0.5, 3, -1).astype(np.float32)
+
+    def read(m):
+        pooled, of_image = m.image_encoder(image, train)
+        tokens, of_text = m.text_encoder(b["input_ids"], b["attention_mask"], train)
+        swapped, _ = m.text_encoder(b["swapped_ids"], b["swapped_mask"], train)
+        patches = of_image.get("patch_tokens", of_image.get(f"stage{c.model.patch_stage}"))
+        return oracle.Trunks(pooled, patches.reshape(ROWS, -1, patches.shape[-1]), of_image.get("attention"), tokens[:, 0],
+                             tokens, of_text["attention"], swapped)  # fmt: skip
+
+    variables = {k: v for k, v in variables.items() if k != "knowledge"}
+    trunks, _ = jax.jit(nn.apply(read, model, mutable=["batch_stats"]))(variables)
+    return oracle.Trunks(*(x if x is None else np.asarray(x, np.float64) for x in trunks))
+
+
+@functools.cache
+def draws(dim=16) -> oracle.Draws:
+    """The step's randomness from its key: (dropout, draws); draws: image noise, text noise, negatives: texts, images."""
+    _, rng = jax.random.split(jax.random.key(KEY))
+    image, text, negatives = jax.random.split(rng, 3)
+    texts, images = jax.random.split(negatives)
+    shape = (ROWS // GROUP, GROUP, GROUP)
+    noise = jax.random.normal(image, (ROWS, dim)), jax.random.normal(text, (ROWS, dim))
+    gumbel = jax.random.gumbel(texts, shape), jax.random.gumbel(images, shape)
+    return oracle.Draws(*(np.asarray(x, np.float64) for x in (*noise, *gumbel)))
+
+
+@functools.cache
+def expected(variant="all") -> dict[str, float]:
+    c, model, _, variables = world(variant)
+    p, table = parts(variables)
+    return oracle.terms(p, table, trunks_of(c, model, variables), batch(), draws(), c.objective.to_dict(), c.model.fusion_heads)
+
+
+def step(variables, b, method, key=KEY):
+    """-> loss, terms of one compiled step."""
+    state = {k: v for k, v in variables.items() if k != "params"}
+    loss, (_, terms) = jax.jit(method.loss)(variables["params"], state, b, jax.random.key(key))
+    return float(loss), {k: float(v) for k, v in terms.items()}
+
+
+def check(got, want, weights=WEIGHTS):
+    loss, terms = got
+    assert terms.keys() == want.keys()
+    for name, value in want.items():
+        np.testing.assert_allclose(terms[name], value, rtol=3e-5, err_msg=name)
+    np.testing.assert_allclose(loss, oracle.total(want, weights), rtol=3e-5)
+
+
+def test_all_terms_and_their_sum():
+    _, _, method, variables = world()
+    want = expected()
+    assert all(v > 0.01 for v in want.values()), want
+    check(step(variables, batch(), method), want)
+
+
+@pytest.mark.parametrize("variant", ["all", "chunks"])
+def test_all_terms_on_8_devices(variant):
+    """The global contrast whole and in chunks over the mesh: no term depends on where its rows are."""
+    _, _, method, variables = world(variant)
+    mesh = sharding.make_mesh({"data": -1})
+    everywhere = jax.device_put(variables, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    with jax.set_mesh(mesh):
+        check(step(everywhere, sharding.put(batch(), mesh), method), expected())
+
+
+def test_without_gate_guidance_and_divergence_in_chunks_with_a_learned_temperature():
+    _, _, method, variables = world("plain")
+    want = expected("plain")
+    assert "kl" not in want
+    check(step(variables, batch(), method), want)
+
+
+def test_patches_of_a_resnet_weigh_the_same():
+    _, _, method, variables = world("resnet")
+    check(step(variables, batch(), method), expected("resnet"))
