@@ -1,14 +1,15 @@
 """MLIP's terms, total, gradients and predictions against `mlip_oracle`, which was written from the specification."""
 import functools
+import inspect
+import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 
 from medvlp_jax import sharding, trees
-from medvlp_jax.methods import mlip, towers
+from medvlp_jax.methods import towers
 from medvlp_jax.methods.mlip_module import MLIP
 from tests import tiny
 from tests.methods import mlip_oracle as oracle
@@ -22,12 +23,9 @@ WEIGHTS = {"global_contrast": 1.1, "alignment": 0.7, "knowledge_patch": 0.6, "ca
 RESNET = {"name": "resnet", "depth": 18, "width": 4, "num_stages": 2, "patch_stem": True, "init": ""}
 VARIANTS = {
     "all": {},
-    "chunks": {"objective/contrast_chunk": 7},
+    "resnet": {"model/image": RESNET, "model/patch_stage": 2, "objective/contrast_chunk": 7},
     "plain": {"objective/knowledge_gate": False, "objective/category_guidance": False, "objective/divergence": False,
               "objective/contrast_chunk": 5, "objective/learn_temperature": True},
-    "resnet": {"model/image": RESNET, "model/patch_stage": 2},
-    "dropout": {"model/dropout": 0.5},
-    "text dropout": {"model/text/dropout": 0.5},
 }  # fmt: skip
 
 
@@ -96,9 +94,8 @@ def parts(variables):
     return numpy_of(variables["params"]), np.asarray(variables["knowledge"]["entities"], np.float64)
 
 
-def trunks_of(c, model, variables, train=True):
-    """What the encoders alone give for `batch`; the images are normalised here, with mean and deviation 0.5."""
-    b = batch()
+def trunks_of(c, model, variables, b, train=True):
+    """What the encoders alone give for a batch; the images are normalised here, with mean and deviation 0.5."""
     image = np.repeat((b["image"] / 255.0 - 0.5) / 0.5, 3, -1).astype(np.float32)
 
     def read(m):
@@ -127,51 +124,125 @@ def draws(dim=16) -> oracle.Draws:
 
 
 @functools.cache
-def expected(variant="all") -> dict[str, float]:
+def terms_of(variant="all"):
+    """-> function of (parameters, codes) that gives the oracle's terms of `batch`."""
     c, model, _, variables = world(variant)
-    p, table = parts(variables)
-    return oracle.terms(p, table, trunks_of(c, model, variables), batch(), draws(), c.objective.to_dict(), c.model.fusion_heads)
+    table, trunks = parts(variables)[1], trunks_of(c, model, variables, batch())
+    o, heads = c.objective.to_dict(), c.model.fusion_heads
+    return lambda p, codes=None: oracle.terms(p, table, trunks, batch(), draws(), o, heads, codes)
 
 
-def step(variables, b, method, key=KEY):
-    """-> loss, terms of one compiled step."""
-    state = {k: v for k, v in variables.items() if k != "params"}
-    loss, (_, terms) = jax.jit(method.loss)(variables["params"], state, b, jax.random.key(key))
-    return float(loss), {k: float(v) for k, v in terms.items()}
+@functools.cache
+def expected(variant="all") -> dict[str, float]:
+    return terms_of(variant)(parts(world(variant)[3])[0])
 
 
-def check(got, want, weights=WEIGHTS):
-    loss, terms = got
+def split(variables):
+    """-> parameters, state."""
+    return variables["params"], {k: v for k, v in variables.items() if k != "params"}
+
+
+def check(loss, terms, want):
+    """Every term, and their weighted sum."""
     assert terms.keys() == want.keys()
     for name, value in want.items():
         np.testing.assert_allclose(terms[name], value, rtol=3e-5, err_msg=name)
-    np.testing.assert_allclose(loss, oracle.total(want, weights), rtol=3e-5)
+    np.testing.assert_allclose(loss, oracle.total(want, WEIGHTS), rtol=3e-5)
 
 
-def test_all_terms_and_their_sum():
+@pytest.fixture(scope="module")
+def whole():
+    """Loss, terms and gradients of the whole objective on one device."""
     _, _, method, variables = world()
-    want = expected()
-    assert all(v > 0.01 for v in want.values()), want
-    check(step(variables, batch(), method), want)
+    fn = jax.jit(jax.value_and_grad(method.loss, has_aux=True))
+    (loss, (_, terms)), grads = fn(*split(variables), batch(), jax.random.key(KEY))
+    return loss, terms, grads
 
 
-@pytest.mark.parametrize("variant", ["all", "chunks"])
-def test_all_terms_on_8_devices(variant):
-    """The global contrast whole and in chunks over the mesh: no term depends on where its rows are."""
-    _, _, method, variables = world(variant)
+def test_all_terms_and_their_sum(whole):
+    assert min(expected().values()) > 0.01, expected()
+    check(*whole[:2], expected())
+
+
+def test_the_noise_of_images_and_texts_is_drawn_apart():
+    """The oracle's draws, which the terms are held to, are those of three different keys."""
+    d = draws()
+    for a, b in ((d.image_noise, d.text_noise), (d.text_gumbel, d.image_gumbel)):
+        assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.3
+
+
+PARTS = ("_head$", "_divergence$|entity_projection|gate|knowledge_score", "category", "fusion|matching|swapping")
+
+
+@pytest.mark.parametrize("pattern", PARTS)
+def test_gradients_by_finite_differences(whole, pattern):
+    """Along one random direction of each group of parameters, everything that is no trunk. Codes and negatives stay."""
+    p, _ = parts(world()[3])
+    rng, codes = np.random.default_rng(1), {}
+    terms_of()(p, codes)
+    along = trees.map_named(
+        lambda name, x: rng.standard_normal(x.shape) * bool(re.search(pattern, name.split("/")[0])), p)  # fmt: skip
+    assert any(x.any() for x in jax.tree.leaves(along))
+    h = 1e-4
+
+    def at(step):
+        return oracle.total(terms_of()(jax.tree.map(lambda x, d: x + step * d, p, along), codes), WEIGHTS)
+
+    got = sum((np.asarray(g, np.float64) * d).sum() for g, d in zip(*map(jax.tree.leaves, (whole[2], along)), strict=True))
+    np.testing.assert_allclose(got, (at(h) - at(-h)) / (2 * h), rtol=2e-3)
+
+
+def test_on_8_devices_a_resnet_and_chunks_over_the_mesh():
+    """No term depends on where its rows are. The patches of a ResNet all weigh the same."""
+    _, _, method, variables = world("resnet")
     mesh = sharding.make_mesh({"data": -1})
     everywhere = jax.device_put(variables, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
     with jax.set_mesh(mesh):
-        check(step(everywhere, sharding.put(batch(), mesh), method), expected())
+        loss, (_, terms) = jax.jit(method.loss)(*split(everywhere), sharding.put(batch(), mesh), jax.random.key(KEY))
+    check(loss, terms, expected("resnet"))
 
 
 def test_without_gate_guidance_and_divergence_in_chunks_with_a_learned_temperature():
     _, _, method, variables = world("plain")
-    want = expected("plain")
-    assert "kl" not in want
-    check(step(variables, batch(), method), want)
+    loss, (_, terms) = jax.jit(method.loss)(*split(variables), batch(), jax.random.key(KEY))
+    assert "kl" not in terms
+    check(loss, terms, expected("plain"))
 
 
-def test_patches_of_a_resnet_weigh_the_same():
-    _, _, method, variables = world("resnet")
-    check(step(variables, batch(), method), expected("resnet"))
+def test_dropout_and_statistics_of_training_only_in_training():
+    """Which mode every module is called in."""
+    _, _, method, variables = world()
+    modes = []
+
+    def note(call, args, kwargs, context):
+        if "train" in (names := list(inspect.signature(type(context.module).__call__).parameters)[1:]):
+            given = {**dict(zip(names, args, strict=False)), **kwargs}
+            modes.append((type(context.module).__name__, given.get("train", False)))
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(method.loss, *split(variables), batch(), jax.random.key(0))
+        assert {name for name, _ in modes} >= {"ViT", "Bert", "ProjectionHead", "BatchNorm", "FusionDecoder", "DecoderLayer"}
+        assert all(mode for _, mode in modes), modes
+        modes.clear()
+        for fn in method.predict.values():
+            jax.eval_shape(fn, variables, batch())
+        assert modes and not any(mode for _, mode in modes), modes
+
+
+def test_predictions():
+    """By the running statistics, all parameters away from their start, images of 4 x 3 patches."""
+    c, model, method, variables = world()
+    b = batch()
+    b["image"] = b["image"][:, :, :24]
+    got = jax.jit(lambda v, b: {name: fn(v, b) for name, fn in method.predict.items()})(variables, b)
+    p, table = parts(variables)
+    everyone = np.ones(ROWS, bool)
+    trunks = trunks_of(c, model, variables, b, train=False)
+    e = oracle.embed(p, table, trunks, b, everyone, everyone, numpy_of(variables["batch_stats"]))
+    maps, scores = oracle.knowledge_patch(e.entities, e.patches, p["knowledge_score"], c.objective.local_temperature)
+    want = {"embed_image": e.v, "embed_text": e.t, "embed_patches": e.patches, "score_findings": 1 / (1 + np.exp(-scores)),
+            "ground": maps.reshape(ROWS, -1, 4, 3)}  # fmt: skip
+    assert got.keys() == want.keys()
+    for name in want:
+        np.testing.assert_allclose(got[name], want[name], rtol=1e-4, atol=1e-5, err_msg=name)
