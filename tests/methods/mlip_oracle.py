@@ -305,12 +305,12 @@ def hard_negatives(v, t, ids, temperature, group, rows, draws: Draws) -> tuple[d
     """
     texts, images = {}, {}
     for i in rows:
-        first = i // group * group
-        others = [j for j in range(first, first + group) if j in rows and (ids[i] != ids[j]).any()]
-        if others:
-            at = lambda j: (i // group, i - first, j - first)  # noqa: E731
-            texts[i] = max(others, key=lambda j: v[i] @ t[j] / temperature + draws.text_gumbel[at(j)])
-            images[i] = max(others, key=lambda j: v[j] @ t[i] / temperature + draws.image_gumbel[at(j)])
+        g, first = i // group, i // group * group
+        found = [j for j in range(first, first + group) if j in rows and (ids[i] != ids[j]).any()]
+        if found:
+            of_texts = [v[i] @ t[j] / temperature + draws.text_gumbel[g, i - first, j - first] for j in found]
+            of_images = [v[j] @ t[i] / temperature + draws.image_gumbel[g, i - first, j - first] for j in found]
+            texts[i], images[i] = found[int(np.argmax(of_texts))], found[int(np.argmax(of_images))]
     return texts, images
 
 
@@ -402,7 +402,8 @@ def terms(p, table, trunks: Trunks, batch, draws: Draws, o, heads: int, codes: d
 
     words = e.words
     if o["knowledge_gate"]:
-        words = [[gated(w, e.entities, present[b], p["gate"], o["local_temperature"]) for w in ws] for b, ws in enumerate(words)]
+        read = lambda w, b: gated(w, e.entities, present[b], p["gate"], o["local_temperature"])  # noqa: E731
+        words = [[read(w, b) for w in row] for b, row in enumerate(words)]
     out["alignment"] = alignment(words, e.word_weights, e.patches, trunks.patch_attention, o["local_temperature"])
     _, scores = knowledge_patch(e.entities, e.patches, p["knowledge_score"], o["local_temperature"])
     out["knowledge_patch"] = existence(scores, batch["labels"], range(len(images)))
