@@ -30,7 +30,7 @@ def objective(m: MLIP, batch: dict, table: jax.Array, rng: jax.Array, weights: d
     on = {name for name, weight in weights.items() if weight}
     keys = dict(zip(("image", "text", "negatives"), jax.random.split(rng, 3), strict=True))
     valid = batch["has_report"]  # (B,)
-    present = (batch["labels"] == 1) & (valid > 0)[:, None]  # (B, K)
+    present = batch["labels"] == 1  # (B, K)
     mask = batch["attention_mask"]
     image = m.image_trunk(batch["image"], True)
     text = m.text_trunk(batch["input_ids"], mask, True)

@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from medvlp_jax import sharding, trees
 from medvlp_jax.methods import towers
-from medvlp_jax.methods.mlip_module import MLIP
+from medvlp_jax.methods.mlip_module import MLIP, Temperature
 from tests import tiny
 from tests.methods import mlip_oracle as oracle
 
@@ -25,6 +25,7 @@ RESNET = {"name": "resnet", "depth": 18, "width": 4, "num_stages": 2, "patch_ste
 # None is a default of the loss functions, so that a number that is not passed on shows.
 NUMBERS = {"temperature": 0.09, "local_temperature": 0.13, "prototype_temperature": 0.25, "sinkhorn_epsilon": 0.08,
            "sinkhorn_iterations": 2, "matching_group": GROUP}  # fmt: skip
+MEAN, STD = (0.4, 0.5, 0.6), (0.3, 0.2, 0.25)
 VARIANTS = {
     "all": {},
     "resnet": {"model/image": RESNET, "model/patch_stage": 2, "objective/contrast_chunk": 7},
@@ -44,9 +45,9 @@ def batch() -> dict[str, np.ndarray]:
     for name in ("image", "input_ids", "attention_mask", "swapped_ids", "swapped_mask"):
         out[name][5] = 0
     out["attention_mask"][5, 0] = out["swapped_mask"][5, 0] = 1
-    # Equal reports in one group, and a report that mentions nothing, one that mentions only doubt.
+    # Two equal reports in one group, and a group of three; a report that mentions nothing, one that mentions only doubt.
     for name in ("input_ids", "attention_mask", "word_ids"):
-        out[name][8] = out[name][7]
+        out[name][8], out[name][16:18] = out[name][7], out[name][15]
     out["labels"][9], out["labels"][10] = -1, np.where(out["labels"][10] == 1, 2, out["labels"][10])
     # Row 11 fills all tokens; row 12 is one word; the swapped text has other lengths than the report.
     m = tiny.TOKENS
@@ -66,6 +67,7 @@ def world(variant="all"):
     c = tiny.config("mlip", **VARIANTS[variant])
     c.losses.update(WEIGHTS)
     c.objective.update(NUMBERS)
+    c.normalisation.mean, c.normalisation.std = MEAN, STD
     method = tiny.method(c)
     shapes = jax.eval_shape(method.init, jax.random.key(0), {**batch(), "knowledge": tiny.tables()})
     return c, towers.build(MLIP, c), method, filled(shapes)
@@ -99,8 +101,8 @@ def parts(variables):
 
 
 def trunks_of(c, model, variables, b, train=True):
-    """What the encoders alone give for a batch; the images are normalised here, with mean and deviation 0.5."""
-    image = np.repeat((b["image"] / 255.0 - 0.5) / 0.5, 3, -1).astype(np.float32)
+    """What the encoders alone give for a batch; the images are normalised here."""
+    image = ((np.repeat(b["image"] / 255.0, 3, -1) - np.array(MEAN)) / np.array(STD)).astype(np.float32)
 
     def read(m):
         pooled, of_image = m.image_encoder(image, train)
@@ -220,6 +222,12 @@ def test_without_gate_guidance_and_divergence_in_chunks_with_a_learned_temperatu
     check(loss, terms, expected("plain"))
 
 
+@pytest.mark.parametrize("stored, want", [(0.2, 0.2), (0.003, 0.01)])
+def test_a_learned_temperature_is_at_least_a_hundredth(stored, want):
+    variables = {"params": {"log_temperature": np.log(np.float32(stored))}}
+    assert float(Temperature().apply(variables, 0.07)) == pytest.approx(want, rel=1e-6)
+
+
 def test_dropout_and_statistics_of_training_only_in_training():
     """Which mode every module is called in."""
     _, _, method, variables = world()
@@ -232,12 +240,13 @@ def test_dropout_and_statistics_of_training_only_in_training():
         return call(*args, **kwargs)
 
     with nn.intercept_methods(note):
-        jax.eval_shape(method.loss, *split(variables), batch(), jax.random.key(0))
+        # A function of its own: jax keeps traces, and a kept one calls no module.
+        jax.eval_shape(lambda *args: method.loss(*args), *split(variables), batch(), jax.random.key(0))
         assert {name for name, _ in modes} >= {"ViT", "Bert", "ProjectionHead", "BatchNorm", "FusionDecoder", "DecoderLayer"}
         assert all(mode for _, mode in modes), modes
         modes.clear()
         for fn in method.predict.values():
-            jax.eval_shape(fn, variables, batch())
+            jax.eval_shape(lambda *args, fn=fn: fn(*args), variables, batch())
         assert modes and not any(mode for _, mode in modes), modes
 
 
