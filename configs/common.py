@@ -30,6 +30,7 @@ def base(variant: str, workload: str) -> ConfigDict:
     d.path = ""  # manifest: the CSV or JSONL; prepared: the folder; a data set: its root
     d.mixture = ()  # name "mixture": (name, path, weight) of each part; weight 2 = its examples are seen twice as often
     d.root = ""  # manifest: folder the image paths are relative to; empty = the manifest's own
+    d.exclude = ()  # files of data.prepare --ids_of: their patients are left out of train and val (docs/leakage.md)
     d.phantom_sizes = ConfigDict({"train": 20_000, "val": 512, "test": 1024})
     d.cache = False  # keep decoded (phantom: drawn) images in memory
     d.image_size = 224

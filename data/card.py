@@ -6,6 +6,7 @@ from collections import Counter
 from data import features, shards
 from medvlp_jax import atomic
 from medvlp_jax.input.columns import label_names
+from medvlp_jax.input.exclusion import REASON, line_of
 from medvlp_jax.input.prepared import FORMAT
 from medvlp_jax.tasks import html
 
@@ -21,8 +22,10 @@ def finish(plan, summaries: list[dict], max_bad_share: float) -> dict:
     drops = _joined(s["drops"] for s in summaries)
     if plan.twice:
         drops["image named twice"] = plan.twice
-    rows = sum(s["rows"] for s in summaries) + len(plan.twice)
-    bad = {why: lines for why, lines in drops.items() if not why.startswith(shards.FILTERED)}
+    if plan.excluded:
+        drops[REASON] = plan.excluded
+    rows = sum(s["rows"] for s in summaries) + len(plan.twice) + len(plan.excluded)
+    bad = {why: lines for why, lines in drops.items() if not why.startswith((*shards.FILTERED, REASON))}
     share, total = sum(map(len, bad.values())) / max(rows, 1), sum(s["examples"] for s in summaries)
     if share > max_bad_share or not total:
         raise ValueError(f"{plan.dataset}: {share:.1%} of the {rows:,} rows cannot be used, {max_bad_share:.1%} are allowed; "
@@ -31,7 +34,7 @@ def finish(plan, summaries: list[dict], max_bad_share: float) -> dict:
     digest = hashlib.sha256(json.dumps([s["sha256_of_records"] for s in summaries]).encode())
     card = {
         "format": FORMAT, "dataset": plan.dataset, "options": json.loads(json.dumps(plan.options)),
-        "fingerprint": digest.hexdigest(), "rows": rows,
+        "fingerprint": digest.hexdigest(), "rows": rows, **({"exclusion": plan.exclusion} if plan.exclusion else {}),
         "drops": {k: {"rows": len(v), "lines": v[:SHOWN]} for k, v in drops.items()},
         "reports_too_short": sum(len(s["short_reports"]) for s in summaries),
         "labels_without_entity": dict(sum((Counter(s["unknown_labels"]) for s in summaries), Counter()).most_common()),
@@ -130,6 +133,7 @@ def page(card: dict) -> str:
         "drops": ("Left out", [html.table("Rows left out", ["Reason", "Rows", "Lines"], [
             [why, f"{d['rows']:,}", ", ".join(map(str, d["lines"])) + (" ..." if d["rows"] > len(d["lines"]) else "")]
             for why, d in card["drops"].items()], (1,)),
+            html.tag("p", line_of(card["exclusion"])) if "exclusion" in card else None,
             html.tag("p", f"{card['reports_too_short']:,} reports are empty or of one word and are ignored.")]),
         "labels": ("Labels", [_labels(card["labels"][s], s) for s in splits] + [html.table(
             "Labels without entity, ignored", ["Label", "Rows"], [[k, f"{n:,}"] for k, n in

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from absl import logging
 from jax.sharding import Mesh
 
-from medvlp_jax import initial_weights, knowledge, method, optim, sharding, trees
+from medvlp_jax import initial_weights, knowledge, leakage, method, optim, sharding, trees
 from medvlp_jax.input import examples, fractions, pipeline, sources, studies, targets, tokens
 from medvlp_jax.reports import vocab
 
@@ -179,6 +179,11 @@ class Experiment:
     def fingerprints(self) -> dict[str, str]:
         """Hash of every split opened so far, by which runs on the same data can be told."""
         return {split: source.fingerprint for split, source in self.opened.items()}
+
+    @property
+    def training(self) -> list[dict]:
+        """What the run learns from, the runs it begins with included, and what was left out (leakage.py)."""
+        return leakage.seen(self.source("train"), self.config)
 
 
 def build(config, workdir: Path | None, devices=None) -> Experiment:

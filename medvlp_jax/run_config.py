@@ -69,6 +69,15 @@ def without_initial_weights(config: ConfigDict, workdir: str | Path) -> ConfigDi
     return config
 
 
+def of_evaluation(config: ConfigDict, workdir: str | Path) -> ConfigDict:
+    """`without_initial_weights`; and data.exclude, which is of the run's own data, does not hold for any other."""
+    config, own = without_initial_weights(config, workdir), _completed(workdir)[0].data
+    if any(config.data[key] != own[key] for key in ("name", "path", "mixture")):
+        with config.unlocked():
+            config.data.exclude = ()
+    return config
+
+
 def missing(config: dict, today: dict, prefix: str = "") -> dict:
     """{dotted key: value} of `today` that `config` does not have, a group that is missing as a whole as one; not in `OPEN`."""
     found = {}

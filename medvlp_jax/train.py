@@ -150,7 +150,7 @@ def _train(exp: experiment.Experiment, workdir: Path, clock: timing.Clock, trace
     put = put_function(exp, variables(state), workdir / "trunk")
     parameters = trees.count(abstract.params)
     logging.info("%s: %.2f M parameters, mesh %s", config.method, parameters / 1e6, dict(exp.mesh.shape))
-    metrics.write_run_file(workdir, config.to_dict(), data=exp.fingerprints, parameters=parameters)
+    metrics.write_run_file(workdir, config.to_dict(), data=exp.fingerprints, training=exp.training, parameters=parameters)
 
     step_fn = step_function(exp, abstract)
     writer = metrics.Writer(workdir, total, start, tensorboard=config.train.tensorboard)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from absl import logging
 
-from medvlp_jax.input import decode
+from medvlp_jax.input import decode, exclusion
 from medvlp_jax.input.manifest import ManifestSource, label_names, mask_paths, parse_json
 from medvlp_jax.reports import vocab
 
@@ -79,7 +79,7 @@ def check(source: ManifestSource, max_bad_share: float = 0.05, threads: int = 4,
         missing = next((detail for reason, *_, detail in found if "missing file" in (reason or "")), "")
         raise ValueError(f"{name}: {summary.bad / len(source):.1%} of the rows cannot be used, {max_bad_share:.1%} are "
                          f"allowed. {summary}" + (f"; first missing file: {missing}" if missing else ""))
-    (logging.warning if summary.bad else logging.info)("%s: %s", name, summary)
+    (logging.warning if summary.bad else logging.info)("%s: %s%s", name, summary, exclusion.told(source))
     return source.subset(keep) if summary.bad else source, summary
 
 

@@ -69,7 +69,7 @@ class ManifestSource:
 
     def subset(self, keep) -> "ManifestSource":
         """The same source with only the examples `keep` (indices into this one)."""
-        other = object.__new__(ManifestSource)
+        other = object.__new__(type(self))
         other.__dict__ = {k: v for k, v in self.__dict__.items() if k != "fingerprint"}
         other.rows, other._presence = self.rows[np.asarray(keep, np.int64)], {}
         return other

@@ -4,20 +4,29 @@ import copy
 from absl import logging
 
 from medvlp_jax.input import check, datasets, prepared
+from medvlp_jax.input.exclusion import Exclusion, told
 from medvlp_jax.input.manifest import ManifestSource
 from medvlp_jax.input.mixture import MixtureSource
 from medvlp_jax.input.phantom import PhantomSource
 
 
 def make(data, split: str, seed: int):
-    """The source of one split of config.data.
+    """The source of one split of config.data; from train and val, rows that data.exclude names are left out.
 
     Raises:
-      ValueError: unknown name; no path; more unreadable records than data.max_bad_share.
-      FileNotFoundError: no manifest at data.path.
+      ValueError: unknown name; no path; more unreadable records than data.max_bad_share; data.exclude leaves no row.
+      FileNotFoundError: no manifest at data.path, or no file of data.exclude.
     """
+    exclusion = Exclusion(data.exclude if "exclude" in data and split != "test" else ())
+    source = _open(data, split, seed, exclusion)
+    if split == "train":
+        exclusion.warn(f"the training data, {data.name}")
+    return source
+
+
+def _open(data, split: str, seed: int, exclusion: Exclusion):
     if data.name == "mixture":
-        return _mixture(data, split, seed)
+        return _mixture(data, split, seed, exclusion)
     targets = tuple(data.examples.targets) if "targets" in data.examples else ()
     if data.name == "phantom":
         logging.info("using the embedded synthetic radiographs (data.name=phantom), split %s; "
@@ -29,11 +38,13 @@ def make(data, split: str, seed: int):
         source = ManifestSource(
             data.path, split, data.root or None, closed_world=data.closed_world, report_sections=data.sections
         )
-        return check.check(source, data.max_bad_share, targets=targets)[0]
+        return check.check(_left(source, exclusion), data.max_bad_share, targets=targets)[0]
     if data.name == "prepared":
         if not data.path:
             raise ValueError("data.name=prepared needs --config.data.path=FOLDER made by python -m data.prepare (README)")
-        return prepared.PreparedSource(data.path, split, data.closed_world, data.sections)
+        source = _left(prepared.PreparedSource(data.path, split, data.closed_world, data.sections), exclusion)
+        logging.info("%s, split %s: %d examples%s", source.root.name, split, len(source), told(source))
+        return source
     if data.name in datasets.READERS:
         if not data.path:
             raise ValueError(f"data.name={data.name} needs --config.data.path=ROOT of the data set (data/README.md)")
@@ -41,12 +52,16 @@ def make(data, split: str, seed: int):
             datasets.read(data.name, data.path), split, data.root or data.path, closed_world=data.closed_world,
             report_sections=data.sections,
         )  # fmt: skip
-        return check.check(source, data.max_bad_share, targets=targets)[0]
+        return check.check(_left(source, exclusion), data.max_bad_share, targets=targets)[0]
     known = ", ".join(["phantom", "manifest", "prepared", "mixture", *sorted(datasets.READERS)])
     raise ValueError(f"unknown data.name {data.name!r}; known: {known}")
 
 
-def _mixture(data, split: str, seed: int) -> MixtureSource:
+def _left(source, exclusion: Exclusion):
+    return exclusion.leave_out(source) if exclusion else source
+
+
+def _mixture(data, split: str, seed: int, exclusion: Exclusion) -> MixtureSource:
     """data.mixture: (name, path, weight) of each part, which share all other settings. Parts without a split are left out of
     it, but not of training."""
     entries = list(data.mixture)
@@ -58,7 +73,7 @@ def _mixture(data, split: str, seed: int) -> MixtureSource:
         own = copy.deepcopy(data)
         own.name, own.path, own.root = name, path, ""
         try:
-            parts.append(make(own, split, seed))
+            parts.append(_open(own, split, seed, exclusion))
         except ValueError as error:
             if split == "train" or "no row in split" not in str(error):
                 raise
