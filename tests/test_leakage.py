@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from medvlp_jax import evaluate, leakage, metrics, run_config, train
+from configs.tasks import linear
+from medvlp_jax import evaluate, experiment, leakage, metrics, probe, run_config, train
 from medvlp_jax.input import identifiers
 from medvlp_jax.tasks import page
 from tests import tiny
@@ -93,28 +94,29 @@ def mimic_manifest(folder, source, splits):
 
 @pytest.mark.usefixtures("optax_promotion", "quick_compiles")
 def test_a_run_writes_down_what_it_left_out(tmp_path, caplog):
-    """Trained on MIMIC-CXR, scored on MS-CXR: warned of without the exclusion; with it, its hash stands in run.json, in the
-    results and on the page, and nothing is warned of."""
+    """Trained on MIMIC-CXR, scored on MS-CXR: a warning without the exclusion; with it, none, and its hash stands in run.json,
+    in the results and on the page."""
     _, path = mimic_manifest(tmp_path / "mimic", "mimic_cxr", {"train": range(24), "val": range(24, 28), "test": range(28, 32)})
     rows, other = mimic_manifest(tmp_path / "ms", "ms_cxr", {"test": range(20, 26)})
     ids = ids_file(tmp_path / "ids.json", rows, split="test")
-    found = {}
-    for name, exclude in (("without", ()), ("with", (ids,))):
-        config = tiny.run_config("medklip", **{"data/name": "manifest", "data/path": path, "data/exclude": exclude,
-                                               "train/steps": 1, "evals/tasks": ("zeroshot",),
-                                               "evals/options/zeroshot": {"min_positives": 1, "resamples": 0}})  # fmt: skip
-        workdir = tmp_path / name
-        train.train(config, workdir)
-        assert "may have been trained on" not in caplog.text
-        again = run_config.saved(workdir)
-        assert run_config.of_evaluation(again, workdir).data.exclude == exclude
-        again.data.path, again.evals.figures = other, True
-        assert run_config.of_evaluation(again, workdir).data.exclude == ()  # MS-CXR's own patients are what is scored
-        evaluate.evaluate(again, workdir)
+    settings = {"data/name": "manifest", "data/path": path, "train/steps": 1, "evals/tasks": (), "data/exclude": (ids,)}
+    workdir = tmp_path / "run"
+    train.train(tiny.run_config("medklip", **settings), workdir)
+    assert "may have been trained on" not in caplog.text
+    again, found = run_config.saved(workdir), {}
+    assert run_config.of_evaluation(again, workdir).data.exclude == (ids,)
+    again.data.path, again.evals.figures = other, True
+    assert run_config.of_evaluation(again, workdir).data.exclude == ()  # MS-CXR's own patients are what is scored
+    again.evals.options.zeroshot = {"min_positives": 1, "resamples": 0}
+    for name in ("with", "without"):
+        if name == "without":  # as a run writes it that left nothing out
+            whole = experiment.build(tiny.run_config("medklip", **{**settings, "data/exclude": ()}), tmp_path / "whole")
+            metrics.write_run_file(workdir, whole.config.to_dict(), data=whole.fingerprints, training=whole.training)
+        evaluate.evaluate(again, workdir, tasks=["zeroshot"])
         results = [json.loads(line) for line in (workdir / "eval/results.jsonl").open()]
+        assert results and all(r["n"] == 6 for r in results if "/" not in r["metric"])
         found[name] = (json.loads((workdir / "run.json").read_text()), results, caplog.text,
                        (workdir / "eval/report.html").read_text())  # fmt: skip
-        assert results and all(r["n"] == 6 for r in results if "/" not in r["metric"])
         caplog.clear()
     digest = json.loads((tmp_path / "ids.json").read_text())["sha256"]
     run, results, log, text = found["without"]
@@ -126,8 +128,22 @@ def test_a_run_writes_down_what_it_left_out(tmp_path, caplog):
     (facts,) = run["training"][0]["exclusions"]
     assert facts["sha256"] == digest and facts["rows_left_out"] == 4 and "learnt from" not in log + text
     assert all(r["excluded_from_training"] == [digest] and "leakage" not in r for r in results) and digest in text
-    assert found["with"][0]["data"]["train"] != found["without"][0]["data"]["train"]
     assert "10000020" not in log + json.dumps(run)
+
+
+def test_a_probe_says_it_in_every_record(tmp_path, monkeypatch):
+    """A mixture that learns from MIMIC-CXR and is scored on MS-CXR; no layer is fitted here."""
+    parts = [("manifest", mimic_manifest(tmp_path / name, name, splits)[1], 1.0) for name, splits in (
+        ("mimic_cxr", {"train": range(8), "val": range(8, 10)}), ("ms_cxr", {"test": range(4)}))]  # fmt: skip
+    monkeypatch.setattr(probe, "start", lambda exp: {})
+    monkeypatch.setattr(probe, "features", lambda *args: None)
+    scored = lambda *args, **options: [{"task": "classification", "metric": "auc_macro", "value": 0.5, "n": 4}]  # noqa: E731
+    monkeypatch.setattr(probe, "score", scored)
+    c = linear.get_config("quickstart")
+    c.model.image = {"name": "vit", "patch_size": 8, "width": 8, "depth": 1, "num_heads": 2, "mlp_dim": 8, "init": ""}
+    c.data.name, c.data.mixture, c.data.examples.targets = "mixture", tuple(parts), ("Edema", "Effusion")
+    (record,) = probe.probe(c, tmp_path / "run", shares=(1.0,), seeds=1)
+    assert record["leakage"][0].startswith("The run learnt from mimic_cxr, and ms_cxr shares patients with it")
 
 
 def test_the_page_puts_the_warning_first(tmp_path):

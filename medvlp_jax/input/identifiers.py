@@ -17,7 +17,7 @@ KINDS = ("patient", "study", "image")
 # A set that is not here has none. SIIM-ACR and RSNA renamed NIH's images; COVIDx takes its images without COVID-19 from RSNA.
 RELATIVES = {
     "mimic_cxr": ("mimic", "mimic"), "ms_cxr": ("mimic", "mimic"), "edema_severity": ("mimic", "mimic"),
-    "chestxray14": ("nih", "nih"), "nih_google": ("nih", "nih"), "chestxdet10": ("nih", "nih"),
+    "chestxray14": ("nih", "nih"), "google_nih": ("nih", "nih"), "chestxdet10": ("nih", "nih"),
     "rsna": ("nih", "rsna"), "covidx": ("nih", "rsna"), "siim": ("nih", "siim"),
     "chexpert": ("chexpert", "chexpert"), "chexpert5x200": ("chexpert", "chexpert"),
     "chexpert_plus": ("chexpert", "chexpert"),
