@@ -134,7 +134,7 @@ def test_a_run_writes_down_what_it_left_out(tmp_path, caplog):
 def test_a_probe_says_it_in_every_record(tmp_path, monkeypatch):
     """A mixture that learns from MIMIC-CXR and is scored on MS-CXR; no layer is fitted here."""
     parts = [("manifest", mimic_manifest(tmp_path / name, name, splits)[1], 1.0) for name, splits in (
-        ("mimic_cxr", {"train": range(8), "val": range(8, 10)}), ("ms_cxr", {"test": range(4)}))]  # fmt: skip
+        ("mimic_cxr", {"train": range(8), "val": range(8, 10)}), ("ms_cxr", {"train": range(20, 22), "test": range(4)}))]  # fmt: skip
     monkeypatch.setattr(probe, "start", lambda exp: {})
     monkeypatch.setattr(probe, "features", lambda *args: None)
     scored = lambda *args, **options: [{"task": "classification", "metric": "auc_macro", "value": 0.5, "n": 4}]  # noqa: E731
