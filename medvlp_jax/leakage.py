@@ -30,12 +30,13 @@ def recorded(workdir: str | Path, config) -> list[dict]:
 def _before(config) -> list[dict]:
     """Of the runs, or the published model, that a config's initial weights are from."""
     model, found = config["model"], []
-    for place in [config["init"], *(part["init"] for part in model.values() if hasattr(part, "keys") and "init" in part)]:
+    whole = config["init"] if "init" in config else ""  # older runs have no such key
+    for place in [whole, *(part["init"] for part in model.values() if hasattr(part, "keys") and "init" in part)]:
         path = Path(place).expanduser() if place else None
         if path and (path / "run.json").is_file():
             found += [{**part, "who": part.get("who", f"The run {path.name} that it began with")}
                       for part in recorded(path, {"init": "", "model": {}})]  # fmt: skip
-        elif place and place == config["init"]:
+        elif place and place == whole:
             found.append(PUBLISHED)
     return found
 

@@ -62,6 +62,8 @@ def test_what_older_runs_learnt_from_is_told_by_their_config(tmp_path):
 
     (tmp_path / "out").mkdir()
     (tmp_path / "out/card.json").write_text(json.dumps({"dataset": "mimic_cxr"}))
+    metrics.write_run_file(tmp_path, {"data": {"name": "rsna"}, "model": {}})  # before `init` and `mixture` were keys
+    assert [made["sets"] for made in leakage.recorded(tmp_path, {})] == [["rsna"]]
     assert of(name="chexpert") == [["chexpert"]] and of(name="manifest") == []
     assert of(name="prepared", path=str(tmp_path / "out")) == [["mimic_cxr"]]
     assert of(name="mixture", mixture=[["prepared", str(tmp_path / "out"), 1], ["rsna", "x", 2]]) == [["mimic_cxr"], ["rsna"]]
@@ -133,8 +135,8 @@ def test_a_run_writes_down_what_it_left_out(tmp_path, caplog):
 
 def test_a_probe_says_it_in_every_record(tmp_path, monkeypatch):
     """A mixture that learns from MIMIC-CXR and is scored on MS-CXR; no layer is fitted here."""
-    parts = [("manifest", mimic_manifest(tmp_path / name, name, splits)[1], 1.0) for name, splits in (
-        ("mimic_cxr", {"train": range(8), "val": range(8, 10)}), ("ms_cxr", {"train": range(20, 22), "test": range(4)}))]  # fmt: skip
+    splits = {"mimic_cxr": {"train": range(8), "val": range(8, 10)}, "ms_cxr": {"train": range(20, 22), "test": range(4)}}
+    parts = [("manifest", mimic_manifest(tmp_path / name, name, own)[1], 1.0) for name, own in splits.items()]
     monkeypatch.setattr(probe, "start", lambda exp: {})
     monkeypatch.setattr(probe, "features", lambda *args: None)
     scored = lambda *args, **options: [{"task": "classification", "metric": "auc_macro", "value": 0.5, "n": 4}]  # noqa: E731
