@@ -6,7 +6,7 @@
 """
 from ml_collections import ConfigDict
 
-from configs import mlip
+from configs import common, mlip
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -17,6 +17,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # shifted word weights, padding as negatives, patches read unnormalised vectors, ResNet images at 299 px, the sum of
     # both directions of the global contrast.
     c.as_published = False
+    common.without_knowledge(c)
 
     m = c.model
     for name in ("fusion_width", "fusion_depth", "fusion_heads", "fusion_mlp_dim", "fusion_init_std", "dropout"):

@@ -87,7 +87,7 @@ def get_config(variant: str = "", workload: str = "mlip") -> ConfigDict:
         # So short a run learns most from knowledge -> patch, the term that scores and grounds entities.
         l.knowledge_patch, l.global_contrast, l.category = 2.0, 0.5, 0.25
     if variant == "mimic_cxr":
-        common.require_weights(
+        common.require(
             c,
             {
                 "data.path": "MIMIC-CXR prepared by python -m data.prepare --dataset=mimic_cxr (README)",
