@@ -70,7 +70,7 @@ def queries(k, fallback: tokens.Tokenizer, descriptions: list[str], table: np.nd
     """
     if is_random(k):
         raise ValueError("this checkpoint was trained on entity vectors of a random text encoder (knowledge.init=random). It "
-                         "knows no words, so the score of a new description would mean nothing. Ask for one of its entities, or "
+                         "knows no words, so the score of a new description would mean nothing. Ask for one of its entities or "
                          "train with knowledge.init=WEIGHTS of a clinical BERT")
     texts = knowledge.load(k.descriptions or None)
     encode, tokenizer, weights_hash = encoder(k, fallback)
