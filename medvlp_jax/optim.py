@@ -1,5 +1,6 @@
 """The optimizer as one optax chain made from the config: schedule, decay, freezing, per-layer rates."""
 import functools
+import math
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -15,6 +16,9 @@ NO_DECAY = r"(bias|scale|class_token|position_embedding|prototypes|temperature|l
 
 # Rows of these parameters keep norm 1 (MGCA's rule).
 UNIT_NORM = r"prototypes$"
+
+# Least value of parameters: the learned temperature stays at 0.01 or above (as in CLIP).
+FLOORS = ((r"log_temperature$", math.log(0.01)),)
 
 SCHEDULES = ("cosine", "medklip_published")  # config.schedule.kind
 
@@ -88,6 +92,19 @@ def keep_unit_norm(pattern: str) -> optax.GradientTransformationExtraArgs:
     return optax.stateless(lambda updates, params: trees.map_named(project, updates, params))
 
 
+def keep_above(floors: Sequence[tuple[str, float]]) -> optax.GradientTransformationExtraArgs:
+    """Shorten the updates of parameters whose name matches a pattern, so that none falls below its floor.
+
+    The value itself is held, not only its use: the first gradient that points up moves it up. Must come after all scaling.
+    """
+
+    def hold(name, update, param):
+        floor = next((floor for pattern, floor in floors if re.search(pattern, name)), None)
+        return update if floor is None else jnp.maximum(param + update, floor) - param
+
+    return optax.stateless(lambda updates, params: trees.map_named(hold, updates, params))
+
+
 def make(
     params,
     schedule,
@@ -101,6 +118,7 @@ def make(
     freeze_until_step: Sequence[tuple[str, int]] = (),
     rates: Sequence[tuple[str, float]] = (),
     unit_norm: str = UNIT_NORM,
+    floors: Sequence[tuple[str, float]] = FLOORS,
 ) -> optax.GradientTransformation:
     """AdamW for `params` (arrays or shapes).
 
@@ -112,6 +130,7 @@ def make(
       freeze_until_step: (name, step) pairs: parameters that begin to learn at that step, see `thawed_at`.
       rates: (name, factor) pairs: the first that matches scales the learning rate of that parameter.
       unit_norm: names (regular expression) of parameters whose rows keep norm 1, see `keep_unit_norm`.
+      floors: (name, least value) pairs, see `keep_above`.
 
     Raises:
       ValueError: a pattern matches no parameter.
@@ -139,7 +158,7 @@ def make(
     chain.append(optax.scale_by_learning_rate(schedule))
     if rates:
         chain.append(optax.stateless(lambda updates, _: trees.map_named(scaled, updates)))
-    tx = optax.chain(*chain, keep_unit_norm(unit_norm))
+    tx = optax.chain(*chain, keep_above(floors), keep_unit_norm(unit_norm))
     if not freeze:
         return tx
     labels = trees.match(params, [*((p, "frozen") for p in freeze), (".*", "trained")], "freeze rule")

@@ -123,6 +123,21 @@ def test_clip_norm_bounds_the_gradient():
     assert nu(tight)["trunk"]["kernel"].max() < 1e-6 < nu(loose)["trunk"]["kernel"].min()
 
 
+def test_a_temperature_at_its_floor_comes_back_up():
+    params = {"learned_temperature": {"log_temperature": jnp.float32(np.log(0.0101))}}
+    tx = optim.make(params, lambda step: 0.05, weight_decay=0.0)
+    state = tx.init(params)
+    seen = []
+    for sign in (1.0,) * 20 + (-1.0,) * 60:
+        grad = {"learned_temperature": {"log_temperature": jnp.float32(sign)}}
+        updates, state = tx.update(grad, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        seen.append(float(np.exp(params["learned_temperature"]["log_temperature"])))
+    np.testing.assert_allclose(min(seen), 0.01, rtol=1e-5)
+    np.testing.assert_allclose(seen[19], 0.01, rtol=1e-5)
+    assert seen[-1] > 0.012
+
+
 @pytest.mark.parametrize("option", [{"freeze": ["trunc"]}, {"rates": [("x", 1.0)]}, {"freeze_until_step": [("x", 1)]}])
 def test_misspelt_pattern_is_an_error(option):
     with pytest.raises(ValueError, match="matches no parameter"):
