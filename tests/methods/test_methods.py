@@ -222,18 +222,18 @@ def test_location_loss_scores_positions_before_it_chooses_candidates():
     rng = np.random.default_rng(0)
     b, k, t, a = 128, 75, 64, 51
     out, table = rng.normal(size=(b, k, t)).astype(np.float32), rng.normal(size=(a, t)).astype(np.float32)
-    batch = {"labels": rng.integers(-1, 2, (b, k)).astype(np.int8), "positions": rng.integers(0, a, (b, k, 8)).astype(np.int32)}
+    labels, positions = rng.integers(-1, 2, (b, k)).astype(np.int8), rng.integers(0, a, (b, k, 8)).astype(np.int32)
     keep, weights = np.ones(k, bool), {"existence": 0.0, "location": 1.0}
 
-    def ours(location):
-        return medklip.losses({"location": location}, jnp.asarray(table), batch, weights, keep)[0]
+    def ours(location, table, labels, positions):
+        return medklip.losses({"location": location}, table, {"labels": labels, "positions": positions}, weights, keep)[0]
 
-    def naive(location):
-        logits = jnp.einsum("bkt,bkpt->bkp", location, jnp.asarray(table)[batch["positions"]])
-        return supervised.location_loss(logits, batch["labels"])
+    def naive(location, table, labels, positions):
+        return supervised.location_loss(jnp.einsum("bkt,bkpt->bkp", location, table[positions]), labels)
 
-    programs = [jax.jit(jax.value_and_grad(fn)).lower(out).compile() for fn in (ours, naive)]
-    (value, grad), (want, want_grad) = (program(out) for program in programs)
+    given = out, table, labels, positions
+    programs = [jax.jit(jax.value_and_grad(fn)).lower(*given).compile() for fn in (ours, naive)]
+    (value, grad), (want, want_grad) = (program(*given) for program in programs)
     np.testing.assert_allclose(value, want, rtol=1e-5)
     np.testing.assert_allclose(grad, want_grad, atol=1e-7)
     scratch = [program.memory_analysis().temp_size_in_bytes for program in programs]
