@@ -2,6 +2,8 @@
 from ml_collections import ConfigDict
 
 VARIANTS = ("", "quickstart", "manifest", "mimic_cxr")
+KNOWLEDGE = ("the text encoder of the entity descriptions: Bio_ClinicalBERT as a directory, or "
+             "hf:emilyalsentzer/Bio_ClinicalBERT; a random encoder only by the explicit word: random")
 
 
 def base(variant: str, workload: str) -> ConfigDict:
@@ -16,7 +18,7 @@ def base(variant: str, workload: str) -> ConfigDict:
     c = ConfigDict()
     c.workload = c.method = workload
     c.variant = variant
-    c.required = ()  # keys that must be set, see require_weights
+    c.required = ()  # keys that must be set, see require
     c.init = ""  # weights of the whole model (published MedKLIP or MGCA): file, directory or hf:<id>
     c.seed = 0  # fixes initial weights, data order, augmentation and dropout
     c.dtype = "float32"  # compute type; "bfloat16" on accelerators (parameters and statistics stay float32)
@@ -51,7 +53,9 @@ def base(variant: str, workload: str) -> ConfigDict:
 
     c.knowledge = k = ConfigDict()
     k.descriptions = ""  # JSON with entity and position texts; empty = ours
-    k.init = ""  # weights of the frozen text encoder: file, directory or hf:<id>; empty = random, fixed by knowledge.seed
+    # Weights of the frozen text encoder: file, directory or hf:<id>; empty = those of model.text.init where the method has a
+    # text encoder. "random": a BERT that tells texts apart but knows nothing, fixed by knowledge.seed.
+    k.init = ""
     k.size = "base"  # of the random encoder
     k.seed = 0
     k.max_length = 128  # MedKLIP
@@ -81,13 +85,20 @@ def base(variant: str, workload: str) -> ConfigDict:
 
     if variant == "quickstart":
         d.image_size, d.frame, d.max_tokens, d.workers, d.cache = 112, 124, 80, 0, True
-        k.size, k.standardize = "mini", True
+        k.init, k.size, k.standardize = "random", "mini", True
         t.log_every, t.checkpoint_every, t.eval_every = 20, 500, 100_000
+    else:
+        require(c, {"knowledge.init": KNOWLEDGE})
     if variant in ("manifest", "mimic_cxr"):
         d.name = "manifest" if variant == "manifest" else "prepared"
     return c
 
 
-def require_weights(c: ConfigDict, where: dict[str, str]) -> None:
-    """Marks config keys that must name weights before the run starts: {key: how to get them}."""
-    c.required = tuple(where.items())
+def require(c: ConfigDict, where: dict[str, str]) -> None:
+    """Mark config keys that must be set before the run starts, besides those marked before: {key: how to get it}."""
+    c.required = tuple({**dict(c.required), **where}.items())
+
+
+def without_knowledge(c: ConfigDict) -> None:
+    """For a method whose loss reads no entity: its table, which no parameter depends on, needs no weights."""
+    c.knowledge.init = "random"

@@ -1,4 +1,5 @@
 """Puts a run together from its config: method, mesh, tokenizer, data sources, knowledge tables and schedule."""
+import copy
 import dataclasses
 import functools
 import re
@@ -187,12 +188,14 @@ class Experiment:
 
 
 def build(config, workdir: Path | None, devices=None) -> Experiment:
-    """Everything a run of `config` needs, on `devices` (default: all there are). A plan has no `workdir`.
+    """Everything a run of `config` needs, on `devices` (default: all there are). A plan has no `workdir` and needs no weights.
 
     Raises:
       ValueError, FileNotFoundError: a required key is empty, or something it names is missing or does not fit.
     """
-    check_required(config)
+    config = _with_knowledge_encoder(config)
+    if workdir is not None:
+        check_required(config)
     check_values(config)
     config, pretrained = initial_weights.resolve(config)
     text_path = initial_weights.tokenizer_path(config)
@@ -203,6 +206,14 @@ def build(config, workdir: Path | None, devices=None) -> Experiment:
         tokens.check_fits(tokenizer, config.model.text.vocab_size, config.model.text.init or "model.text")
     mesh = sharding.make_mesh(config.mesh.to_dict(), devices)
     return Experiment(config, method.get(config), mesh, tokenizer, pretrained, workdir)
+
+
+def _with_knowledge_encoder(config):
+    """The config, with the method's own text weights as the knowledge encoder where no other is named."""
+    if "knowledge" in config and "text" in config.model and not config.knowledge.init and config.model.text.init:
+        config = copy.deepcopy(config)
+        config.knowledge.init = config.model.text.init
+    return config
 
 
 def check_values(config) -> None:

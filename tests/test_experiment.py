@@ -5,7 +5,9 @@ import pytest
 from absl import logging
 
 from medvlp_jax import cli, evaluate, experiment, trees
+from medvlp_jax.input import tokens
 from tests import tiny
+from tests.test_initial_weights import save_bert
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
 
@@ -27,6 +29,39 @@ def test_the_paper_variant_says_what_it_needs_and_where_to_get_it(tmp_path, meth
     with pytest.raises(ValueError) as error:
         experiment.check_required(config)
     assert "--config.data.path" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["mlip", "medklip", "mlip.py:manifest", "medklip.py:manifest", "mlip.py:mimic_cxr"])
+def test_no_variant_but_the_quickstart_trains_on_a_random_knowledge_encoder_unasked(name):
+    config = cli.load_config(f"configs/{name}" if ".py" in name else f"configs/{name}.py")
+    with pytest.raises(ValueError, match="--config.knowledge.init=...: .*only by the explicit word: random"):
+        experiment.check_required(config)
+    config.required = tuple((key, how) for key, how in config.required if key == "knowledge.init")
+    config.knowledge.init = "random"
+    experiment.check_required(config)
+
+
+@pytest.mark.parametrize("name", ["mgca", "convirt", "tasks/linear"])
+def test_methods_without_entities_ask_for_no_knowledge_encoder(name):
+    assert "knowledge.init" not in dict(cli.load_config(f"configs/{name}.py:manifest").required) or (
+        cli.load_config(f"configs/{name}.py:manifest").knowledge.init == "random")
+
+
+def test_the_text_weights_are_the_knowledge_encoder_where_no_other_is_named(tmp_path):
+    init = save_bert(tmp_path / "bert", words=60)
+    (tmp_path / "bert" / "vocab.txt").write_text("\n".join([*tokens.SPECIAL, *(f"w{i}" for i in range(55))]))
+    text = {"model/text": {"size": "base", "init": init, "vocab_size": 0, "dropout": 0.0}}
+    exp = build(tmp_path / "run", "mlip", **{**text, "knowledge/init": ""})
+    assert exp.config.knowledge.init == init
+    assert build(tmp_path / "run", "mlip", **{**text, "knowledge/init": "random"}).config.knowledge.init == "random"
+
+
+def test_the_log_says_which_encoder_made_the_knowledge_table(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        exp = build(tmp_path)
+        exp.tables  # noqa: B018
+    assert "encoded by a random BERT (tiny, seed 0): its vectors carry no medical knowledge" in caplog.text
+    assert "knowledge table of 75 entities and 51 positions, SHA-256 " in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -175,7 +210,7 @@ def test_the_default_workdir_names_method_and_variant():
 def test_paper_configs_have_the_papers_sizes(tmp_path, method):
     """Shapes only: parameters of the trunks as published (ViT-B/16 85.8 M, BERT-base 109 M, ResNet-50 to stage 3 8.5 M)."""
     config = cli.load_config(f"configs/{method}.py")
-    config.data.batch_size = 16
+    config.data.batch_size, config.knowledge.init = 16, "random"
     exp = experiment.build(config, tmp_path)
     tables = {k: jax.ShapeDtypeStruct((n, 768), np.float32) for k, n in (("entities", 75), ("positions", 51))}
     params = jax.eval_shape(lambda t: exp.init_variables(0, t), tables)["params"]

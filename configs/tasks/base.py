@@ -25,6 +25,7 @@ def base(variant: str, workload: str, needs: str, task: str, metric: str, head: 
     c = common.base(variant, workload)
     c.method = "transfer"
     del c.knowledge
+    c.required = ()
     c.normalisation = ConfigDict({"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)})  # a run's own if init is one
 
     c.model = ConfigDict()
@@ -72,7 +73,7 @@ def base(variant: str, workload: str, needs: str, task: str, metric: str, head: 
         }
         if variant == "manifest":
             required["data.path"] = "the CSV or JSONL of your images (README, 'Your own data')"
-        common.require_weights(c, required)
+        common.require(c, required)
     return c
 
 

@@ -72,7 +72,8 @@ def settled(config, batch: int):
     config = config.copy_and_resolve_references()
     config.data.batch_size = batch or BATCH[config.method]
     if config.method == "mlip":
-        config.objective.matching_group = min(config.objective.matching_group, config.data.batch_size)
+        config.objective.matching_group = min(config.objective.matching_group or 8, config.data.batch_size)
+        config.objective.equal_reports = "negatives"  # as the other side; the batch has none
     config.optim.clip_norm, config.optim.freeze_until_epoch = CLIP_NORM, ()
     config.schedule.kind, config.train.steps = "cosine", 1000
     config.schedule.start_lr = config.schedule.final_lr = config.schedule.lr
