@@ -3,7 +3,7 @@ import copy
 
 from absl import logging
 
-from medvlp_jax.input import check, datasets, prepared
+from medvlp_jax.input import check, datasets, prepared, views
 from medvlp_jax.input.manifest import ManifestSource
 from medvlp_jax.input.mixture import MixtureSource
 from medvlp_jax.input.phantom import PhantomSource
@@ -13,7 +13,7 @@ def make(data, split: str, seed: int):
     """The source of one split of config.data.
 
     Raises:
-      ValueError: unknown name; no path; more unreadable records than data.max_bad_share.
+      ValueError: unknown name; no path; no image of data.views; more unreadable records than data.max_bad_share.
       FileNotFoundError: no manifest at data.path.
     """
     if data.name == "mixture":
@@ -29,11 +29,13 @@ def make(data, split: str, seed: int):
         source = ManifestSource(
             data.path, split, data.root or None, closed_world=data.closed_world, report_sections=data.sections
         )
+        source = views.choose(source, data.views, source.table.path.name)
         return check.check(source, data.max_bad_share, targets=targets)[0]
     if data.name == "prepared":
         if not data.path:
             raise ValueError("data.name=prepared needs --config.data.path=FOLDER made by python -m data.prepare (README)")
-        return prepared.PreparedSource(data.path, split, data.closed_world, data.sections)
+        source = prepared.PreparedSource(data.path, split, data.closed_world, data.sections)
+        return views.choose(source, data.views, source.card["dataset"])
     if data.name in datasets.READERS:
         if not data.path:
             raise ValueError(f"data.name={data.name} needs --config.data.path=ROOT of the data set (data/README.md)")
@@ -41,6 +43,7 @@ def make(data, split: str, seed: int):
             datasets.read(data.name, data.path), split, data.root or data.path, closed_world=data.closed_world,
             report_sections=data.sections,
         )  # fmt: skip
+        source = views.choose(source, data.views, data.name)
         return check.check(source, data.max_bad_share, targets=targets)[0]
     known = ", ".join(["phantom", "manifest", "prepared", "mixture", *sorted(datasets.READERS)])
     raise ValueError(f"unknown data.name {data.name!r}; known: {known}")
