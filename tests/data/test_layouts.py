@@ -165,6 +165,25 @@ def test_chexpert_s_test_is_its_own_table_wherever_it_lies(by_study, tmp_path, c
     assert card["examples"]["test"] == 2 and card["drops"]["view LATERAL"]["rows"] == 8
 
 
+def test_chexpert_in_the_batches_of_its_full_size(tmp_path):
+    """Tables in the first batch, training images in others, without the folder `train` that the table names."""
+    layouts.chexpert(tmp_path / "small", plus=False)
+    base, src = tmp_path / "small/CheXpert-v1.0-small", tmp_path / "src"
+    first = src / "CheXpert-v1.0 batch 1 (validate & csv)"
+    batches = [src / f"CheXpert-v1.0 batch {k} (train {k - 1})" for k in (2, 3)]
+    first.mkdir(parents=True)
+    for name in ("train", "valid"):
+        content = (base / f"{name}.csv").read_bytes().replace(b"CheXpert-v1.0-small/", b"CheXpert-v1.0/")
+        (first / f"{name}.csv").write_bytes(content)
+    shutil.move(base / "valid", first / "valid")
+    for k, patient in enumerate(sorted((base / "train").iterdir())):
+        batches[k % 2].mkdir(exist_ok=True)
+        shutil.move(patient, batches[k % 2] / patient.name)
+    rows = [row["image"] for row in datasets.read("chexpert", src)]
+    assert len(rows) == 15 and all((src / image).is_file() for image in rows)
+    assert sum(image.startswith("CheXpert-v1.0 batch 3 (train 2)/") for image in rows) == 4
+
+
 def test_chexpert_plus_alone(tmp_path):
     """Its own table, images in PNG, labels as JSON lines."""
     (tmp_path / "src").mkdir()

@@ -127,7 +127,7 @@ def chexpert(root: Path, reports: str | Path = ""):
                         "its release, and a tenth of the training patients is val; CheXlocalize has test_labels.csv and the "
                         "images", ", ".join(_TESTS), root)  # fmt: skip
     columns = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CHEXPERT)
-    folders = {path.name for path in root.iterdir()}
+    folders, batches = {path.name for path in root.iterdir()}, _batches(root)
     for file in (find(base, "train.csv"), find(base, "valid.csv", "val_labels.csv")):
         is_train = file.name == "train.csv"
         for row in table(file, *(columns if file.name != "val_labels.csv" else ("Path", *CHEXPERT))):
@@ -137,10 +137,27 @@ def chexpert(root: Path, reports: str | Path = ""):
             else:
                 split = "train" if is_train else "val"
             study = re.sub(r"^CheXpert-v1\.0[^/]*/", "", row["Path"]).rpartition("/")[0]
-            yield {**out, "split": split, **_chexpert_patient(row, study),
+            image = _chexpert_image(out["image"], root, base, batches)
+            yield {**out, "image": image, "split": split, **_chexpert_patient(row, study),
                    **({"report": texts.get(study, "")} if plus else {})}  # fmt: skip
     if test is not None:
         yield from _chexpert_test(root, base, test, bool(plus))
+
+
+def _batches(root: Path) -> dict[str, str]:
+    """{patient: folder below root} of the full-size release, whose training images come as "CheXpert-v1.0 batch 2 (train 1)"
+    and so on, without the folder `train` that its table names."""
+    found = (folder for folder in sorted(root.glob("CheXpert-v1.0 batch*(train*)")) if folder.is_dir())
+    return {entry.name: f"{folder.name}/{entry.name}" for folder in found for entry in os.scandir(folder)}
+
+
+def _chexpert_image(path: str, root: Path, base: Path, batches: dict[str, str]) -> str:
+    """Path below root of an image that a table beside `base` names "train/patient1/..." or "<folder>/train/patient1/..."."""
+    part, _, rest = path.partition("/")
+    patient, _, name = rest.partition("/")
+    if part == "train" and patient in batches:
+        return f"{batches[patient]}/{name}"
+    return f"{base.name}/{path}" if part in ("train", "valid", "val") and base != root else path
 
 
 def _chexpert_patient(row: dict, study: str) -> dict:
@@ -155,7 +172,7 @@ def _test_table(root: Path, base: Path) -> Path | None:
     """The table of the test, wherever it was unpacked to: beside train.csv, in `test`, in CheXlocalize's CheXpert/ or another
     folder below `root`."""
     aside = [p for p in sorted(root.iterdir()) if p.is_dir() and p.name not in ("train", "valid", "val", "PNG")]
-    folders = [base, root, base / "test", *aside, *(p / k for p in aside for k in ("CheXpert", "test"))]
+    folders = [base, root, base / "test", *aside, *(p / k for p in aside for k in ("CheXpert", "test", "chexlocalize/CheXpert"))]
     return next((folder / name for name in _TESTS for folder in folders if (folder / name).is_file()), None)
 
 
@@ -180,10 +197,11 @@ def _chexpert_test(root: Path, base: Path, file: Path, with_reports: bool):
 
 def chexpert5x200(root: Path):
     """CheXpert 5x200 (GLoRIA): chexpert_5x200.csv, five findings of which exactly one is present; all of it is test."""
-    folders = {path.name for path in root.iterdir()} if root.is_dir() else set()
+    folders, batches = ({path.name for path in root.iterdir()}, _batches(root)) if root.is_dir() else (set(), {})
     for row in table(find(root, "chexpert_5x200.csv"), "Path", *FIVE):
         out = _chexpert_row(row, FIVE, folders)
-        yield {**out, "split": "test", **_chexpert_patient(row, out["image"].rpartition("/")[0])}
+        yield {**out, "image": _chexpert_image(out["image"], root, root, batches), "split": "test",
+               **_chexpert_patient(row, out["image"].rpartition("/")[0])}  # fmt: skip
 
 
 def edema_severity(root: Path):
