@@ -8,6 +8,7 @@ from pathlib import Path
 from absl import logging
 
 from medvlp_jax.input.datasets.layout import Images, box, find, lines, number, official, table
+from medvlp_jax.input.datasets.mimic import views
 
 CHEXPERT = ("No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation",
             "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture",
@@ -172,7 +173,8 @@ def _test_table(root: Path, base: Path) -> Path | None:
     """The table of the test, wherever it was unpacked to: beside train.csv, in `test`, in CheXlocalize's CheXpert/ or another
     folder below `root`."""
     aside = [p for p in sorted(root.iterdir()) if p.is_dir() and p.name not in ("train", "valid", "val", "PNG")]
-    folders = [base, root, base / "test", *aside, *(p / k for p in aside for k in ("CheXpert", "test", "chexlocalize/CheXpert"))]
+    inside = "CheXpert", "test", "chexlocalize/CheXpert"
+    folders = [base, root, base / "test", *aside, *(p / k for p in aside for k in inside)]
     return next((folder / name for name in _TESTS for folder in folders if (folder / name).is_file()), None)
 
 
@@ -209,7 +211,7 @@ def edema_severity(root: Path):
 
     Images are those of MIMIC-CXR-JPG, below `files/`. Grade 0 none, 1 congestion, 2 interstitial, 3 alveolar edema.
     """
-    columns, test = ("subject_id", "study_id", "dicom_id", "edema_severity"), set()
+    columns, test, known = ("subject_id", "study_id", "dicom_id", "edema_severity"), set(), views(root)
     for name in ("consensus_image", "regex_report"):
         for row in table(find(root, f"{name}_edema_severity.csv"), *columns):
             subject, grade = row["subject_id"], int(float(row["edema_severity"]))
@@ -221,7 +223,8 @@ def edema_severity(root: Path):
                 continue  # no patient of the test is learned from
             path = f"files/p{subject[:2]}/p{subject}/s{row['study_id']}/{row['dicom_id']}.jpg"
             yield {"image": path, "labels" if grade else "absent": "Edema", "severity": {"edema": grade}, "patient_id": subject,
-                   "view": "FRONTAL", "split": official(name == "consensus_image", "edema_severity", subject)}  # fmt: skip
+                   "view": known.get(row["dicom_id"]) or "FRONTAL",
+                   "split": official(name == "consensus_image", "edema_severity", subject)}  # fmt: skip
 
 
 def padchest(root: Path):

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from medvlp_jax.input.datasets.layout import Images, box, corners, find, official, records, table
+from medvlp_jax.input.datasets.mimic import views
 from medvlp_jax.input.manifest import hash_split
 from medvlp_jax.input.masks import RLE
 
@@ -99,13 +100,14 @@ def ms_cxr(root: Path):
 
     A box keeps the phrase of the report that it shows (column label_text).
     """
-    columns, found = ("dicom_id", "path", "category_name", "x", "y", "w", "h"), {}
+    columns, found, known = ("dicom_id", "path", "category_name", "x", "y", "w", "h"), {}, views(root)
     for row in table(find(root, "MS_CXR_Local_Alignment_v*.csv"), *columns):
         if row["category_name"] not in MS_CXR:
             raise ValueError(f"MS-CXR category {row['category_name']!r}; expected one of {', '.join(MS_CXR)}")
         patient = re.search(r"/p(\d{8})/", row["path"])
         start = {"image": row["path"], "labels": row["category_name"], "boxes": [], "split": row.get("split") or "test",
-                 "view": "FRONTAL", "patient_id": patient[1] if patient else row["dicom_id"]}  # fmt: skip
+                 "view": known.get(row["dicom_id"]) or "FRONTAL",
+                 "patient_id": patient[1] if patient else row["dicom_id"]}  # fmt: skip
         out = found.setdefault(row["dicom_id"], start)
         out["labels"] = ";".join(dict.fromkeys([*out["labels"].split(";"), row["category_name"]]))
         phrase = {"phrase": row["label_text"]} if row.get("label_text") else {}

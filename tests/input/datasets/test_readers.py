@@ -318,3 +318,12 @@ def test_mimic_views_where_the_position_is_blank(tmp_path):
                     "files/p10/p10000001/s50.txt": b"FINDINGS: No effusion."})  # fmt: skip
     got = [views.kind(row.get("view", "")) for row in rows("mimic_cxr", tmp_path).values()]
     assert got == ["lateral", "frontal", "frontal", "unknown"]
+
+
+@pytest.mark.parametrize("name, files, image", [("ms_cxr", MSCXR, "files/p10/p10000001/s1/a.jpg"),
+                                                ("edema_severity", EDEMA, "files/p10/p10000002/s52/cc.jpg")])  # fmt: skip
+def test_views_of_mimic_s_relatives_are_those_of_its_metadata(name, files, image, tmp_path):
+    assert rows(name, fill(tmp_path, files))[image]["view"] == "FRONTAL"
+    stem = image.rpartition("/")[2].removesuffix(".jpg")
+    fill(tmp_path, {"mimic-cxr-2.0.0-metadata.csv": f"dicom_id,subject_id,study_id,ViewPosition\n{stem},1,1,AP\n"})
+    assert rows(name, tmp_path)[image]["view"] == "AP"
