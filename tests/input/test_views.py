@@ -11,6 +11,7 @@ from medvlp_jax.input import sources, views
 from medvlp_jax.input.datasets import openi
 from tests.data import layouts
 from tests.golden import shared
+from tests.input.test_dicom import make as dicom
 from tests.input.test_manifest import picture, write
 
 WORDS = {
@@ -113,6 +114,27 @@ def test_a_prepared_split_is_not_emptied_in_silence(tmp_path, capsys):
         prepare.main(["--dataset=manifest", f"--src={path}", f"--out={tmp_path / 'out'}", "--workers=0", "--views=PA,AP"])
     message = "--views=AP,PA leaves none of the 1 rows of split test; there are lateral: 1 (LL 1). Give --views=all"
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_headers_of_dicom_files_tell_what_the_table_does_not(tmp_path, capsys):
+    """Unknown in the table: the header decides, and what neither tells is kept. FRONTAL: the header may say which."""
+    told = {"a": ("", "LATERAL"), "b": ("", "PA"), "c": ("", ""), "d": ("FRONTAL", "AP"), "e": ("FRONTAL", "")}
+    made = {}
+    for split, names in (("train", "abc"), ("val", "de")):
+        made |= {n: {"image": f"{n}.dcm", "labels": "Mass", "view": told[n][0], "split": split} for n in names}
+        for n in names:
+            (tmp_path / f"{n}.dcm").write_bytes(dicom(ViewPosition=told[n][1]))
+    path = tmp_path / "m.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in made.values()))
+    prepare.main(["--dataset=manifest", f"--src={path}", f"--out={tmp_path / 'out'}", "--workers=0"])
+    rows = [json.loads(line) for line in (tmp_path / "out/rows.jsonl").read_text().splitlines()]
+    assert [(row["image"], row.get("view", "")) for row in rows] == [
+        ("b.dcm", "PA"), ("c.dcm", ""), ("d.dcm", "AP"), ("e.dcm", "FRONTAL")]  # fmt: skip
+    assert "split train: no row tells its view" in capsys.readouterr().err
+    path.write_text("".join(json.dumps(made[n] | {"split": "test" if n == "a" else "train"}) + "\n" for n in "ab"))
+    with pytest.raises(SystemExit):
+        prepare.main(["--dataset=manifest", f"--src={path}", f"--out={tmp_path / 'empty'}", "--workers=0"])
+    assert "nothing is left of split test; view LATERAL: 1 (line 1). Give other --views" in capsys.readouterr().err
 
 
 def test_the_rule_of_open_i():
