@@ -44,6 +44,8 @@ def base(variant: str, workload: str) -> ConfigDict:
     d.max_tokens = 112  # MGCA and MLIP
     d.sections = ("impression", "findings")  # of a report, in this order
     d.unit = "image"  # or "study": images of one study_id are one example: a random view a step, the frontal one elsewhere
+    # kinds or projections of views (input/views.py): "frontal" as both papers, "all" (for unit="study"), "PA,AP", ...
+    d.views = "frontal"
     d.captions = False  # True: labels of a training example without report are told in sentences, others each epoch
     d.max_bad_share = 0.02  # above it, unreadable records stop the run instead of being skipped
     d.fraction = 1.0  # of the training split, by patient; below 1 the examples taken are written to <workdir>/splits

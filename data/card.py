@@ -17,7 +17,7 @@ def finish(plan, summaries: list[dict], max_bad_share: float) -> dict:
     """Writes everything that belongs beside the shards, the card last -> the card.
 
     Raises:
-      ValueError: more than `max_bad_share` of the rows cannot be used, or all; says why.
+      ValueError: more than `max_bad_share` of the rows cannot be used, or all; a filter leaves nothing of a split. Says why.
     """
     drops = _joined(s["drops"] for s in summaries)
     if plan.twice:
@@ -30,6 +30,11 @@ def finish(plan, summaries: list[dict], max_bad_share: float) -> dict:
     if share > max_bad_share or not total:
         raise ValueError(f"{plan.dataset}: {share:.1%} of the {rows:,} rows cannot be used, {max_bad_share:.1%} are allowed; "
                          f"{_told(drops)}. Correct it, or give --max_bad_share: finished shards stay")
+    for split in dict.fromkeys(s["split"] for s in summaries):
+        own = [s for s in summaries if s["split"] == split]
+        left = _joined(s["drops"] for s in own)
+        if not sum(s["examples"] for s in own) and all(why.startswith(shards.FILTERED) for why in left):
+            raise ValueError(f"{plan.dataset}: nothing is left of split {split}; {_told(left)}. Give other --views")
     counts = _rows(plan.out, summaries)
     digest = hashlib.sha256(json.dumps([s["sha256_of_records"] for s in summaries]).encode())
     card = {

@@ -2,13 +2,14 @@
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 
 from data.shards import Job, Settings
 from medvlp_jax import atomic
-from medvlp_jax.input import datasets, manifest
+from medvlp_jax.input import datasets, manifest, views
 from medvlp_jax.input.exclusion import Exclusion
 from medvlp_jax.input.rows import Rows, Table
 
@@ -30,7 +31,8 @@ class Plan:
       root, options: folder that the manifest's paths are relative to; options of the reader (reports, radgraph, labels).
 
     Raises:
-      FileNotFoundError, ValueError: as the reader raises; a patient in two splits.
+      FileNotFoundError, ValueError: as the reader raises; a patient in two splits; no row of a split has a
+        view that is kept.
     """
 
     def __init__(self, dataset: str, src, out, settings: Settings, split: str = "official", shard_mb: float = 100.0, root=None,
@@ -49,8 +51,10 @@ class Plan:
         per_pixel = {"jpeg": BYTES_PER_PIXEL, "png": 0.85}[settings.format]  # few radiographs are square
         per_shard = max(int(shard_mb * 1e6 / (settings.size**2 * per_pixel)), 1)
         self.shards = []  # (file, split, indices of rows)
+        told, self.views = [str(row.get("view") or "").strip() for row in self.table], {}
         for name in SPLITS:
             rows = np.flatnonzero((splits == name) & first & left)
+            self.views[name] = self._views(name, [told[i] for i in rows.tolist()])
             parts = [rows[k : k + per_shard] for k in range(0, len(rows), per_shard)]
             self.shards += [(f"{dataset}-{name}.array_record-{i:05d}-of-{len(parts):05d}", name, part)
                             for i, part in enumerate(parts)]  # fmt: skip
@@ -58,6 +62,21 @@ class Plan:
         self.options = {"dataset": dataset, **settings._asdict(), "split": split, "shard_mb": shard_mb, **used}
         if self.exclusion:
             self.options["exclude"] = self.exclusion["sha256"]
+
+    def _views(self, split: str, told: list[str]) -> tuple[str, ...]:
+        """Views of a split to keep: all whose view is unknown are kept where no row of the split tells one.
+
+        Raises:
+          ValueError: none of its rows would be left, with the views there are.
+        """
+        kept, names = views.chosen(told, self.settings.views)
+        if names != self.settings.views and told:
+            print(f"split {split}: no row tells its view; kept are all but DICOM images whose header tells another than "
+                  f"--views={','.join(self.settings.views)}", file=sys.stderr)  # fmt: skip
+        if told and not kept.any() and "FRONTAL" not in map(str.upper, told):
+            raise ValueError(f"--views={','.join(self.settings.views)} leaves none of the {len(told):,} rows of split {split}; "
+                             f"there are {views.told(told)}. Give --views=all, or some of these")
+        return names
 
     def identity(self) -> dict:
         """What a started preparation must agree with to be continued."""
@@ -93,7 +112,7 @@ class Plan:
         file, split, rows = self.shards[number]
         chosen, lines = [self.table[int(i)] for i in rows], [int(self.table.lines[i]) for i in rows]
         return Job(str(self.out), file, split, chosen, lines, self.table.path.name, self.root, self.spaces,
-                   list(self.table.columns), self.settings)  # fmt: skip
+                   list(self.table.columns), self.settings._replace(views=self.views[split]))  # fmt: skip
 
 
 def open_table(dataset: str, src, **options) -> Table | Rows:

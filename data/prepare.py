@@ -21,7 +21,7 @@ from contextlib import contextmanager
 
 from data import card, shards
 from data.plan import Plan, open_table
-from medvlp_jax.input import datasets, exclusion, identifiers, manifest
+from medvlp_jax.input import datasets, exclusion, identifiers, manifest, views
 
 _done = None  # of a worker process: rows done by all of them
 
@@ -140,7 +140,7 @@ def main(argv=None) -> None:
     add("--size", type=int, default=256, help="long side in pixels; 256 for MLIP, 512 for MedKLIP's crops")
     add("--quality", type=int, default=95, help="of the JPEG")
     add("--format", choices=("jpeg", "png"), default="jpeg", help="png: uncompressed: 4 x the space, lossless, faster")
-    add("--views", default="", help="projections to keep, such as PA,AP; mimic_cxr: PA,AP unless 'all'")
+    add("--views", default="frontal", help="kinds or projections to keep: frontal (default), all, or such as PA,AP,unknown")
     add("--split", choices=("official", "patient"), default="official", help="patient: by hash, 80/10/10")
     add("--sections", default="impression,findings", help="of a report, in this order")
     add("--closed_world", choices=("auto", "always", "never"), default="auto", help="whether a list of labels is complete")
@@ -155,7 +155,7 @@ def main(argv=None) -> None:
     add("--ids_of", default="", help="all, train, val or test: writes only the identifiers of that split to the file --out")
     add("--by", choices=identifiers.KINDS, default="patient", help="with --ids_of: what is left out where one image is named")
     add("--mapping", default="", help="with --ids_of: RSNA's pneumonia-challenge-dataset-mappings_2018.json")
-    add("--labels", default="", help="mimic_cxr: chexpert, negbio or radiologist")
+    add("--labels", default="", help="mimic_cxr: chexpert, negbio, radiologist; chexpert_plus: impression, findings, report")
     args = parser.parse_args(argv)
     from medvlp_jax import cli
 
@@ -187,12 +187,12 @@ def write_ids(args, options: dict) -> None:
 def _main(args) -> None:
     if args.size < 16:
         raise ValueError(f"--size={args.size}: expected a long side of 16 pixels or more")
-    views = args.views or ("PA,AP" if args.dataset == "mimic_cxr" else "all")
-    kept = () if views == "all" else tuple(sorted({view.strip().upper() for view in views.split(",")}))
+    kept = views.parse(args.views)
     settings = shards.Settings(args.size, args.quality, args.format, tuple(args.sections.split(",")), args.closed_world, kept,
                                args.require_report, args.keep_burned_in)  # fmt: skip
     options = {name: getattr(args, name) for name in ("reports", "radgraph", "labels") if getattr(args, name)}
-    taken = {"mimic_cxr": {"reports", "radgraph", "labels"}, "chexpert": {"reports"}}.get(args.dataset, set())
+    taken = {"mimic_cxr": {"reports", "radgraph", "labels"}, "chexpert": {"reports"}, "chexpert_plus": {"labels"}}
+    taken = taken.get(args.dataset, set())
     if wrong := set(options) - taken:
         raise ValueError(f"--dataset={args.dataset} takes no --{', --'.join(sorted(wrong))}")
     if args.ids_of:

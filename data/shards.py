@@ -14,7 +14,8 @@ import numpy as np
 
 from data import features
 from medvlp_jax import atomic
-from medvlp_jax.input import check, decode, dicom, transforms
+from medvlp_jax.input import check, decode, dicom, transforms, views
+from medvlp_jax.input.columns import entity_name, parse_json
 from medvlp_jax.input.manifest import ManifestSource
 from medvlp_jax.input.rows import Rows
 from medvlp_jax.reports import triplets, vocab
@@ -27,8 +28,8 @@ class Settings(NamedTuple):
 
     size: long side in pixels, larger images are shrunk; format: "jpeg" (of `quality`) or "png", which is not compressed: four
     times the space, without loss and faster to read; sections, closed_world: as of ManifestSource;
-    views: projections to keep, () for all; require_report: drop images without a report; keep_burned_in: also DICOM images
-    that say of themselves that text is burnt into the pixels, which may be a name.
+    views: kinds and projections to keep (input/views.py), () for all; require_report: drop images without a report;
+    keep_burned_in: also DICOM images that say of themselves that text is burnt into the pixels, which may be a name.
     """
 
     size: int = 256
@@ -82,7 +83,7 @@ def example(source: ManifestSource, index: int, settings: Settings, useless: str
     """
     row = source.table[index]
     what, view = "", str(row.get("view") or "").strip().upper()
-    if view and settings.views and view not in settings.views:
+    if views.kind(view) != "unknown" and view != "FRONTAL" and not views.keeps(view, settings.views):
         raise Drop(f"view {view}")
     text = source.text_of(row)
     if settings.require_report and not text:
@@ -92,10 +93,11 @@ def example(source: ManifestSource, index: int, settings: Settings, useless: str
     try:
         data, masks = source.files(index, row)
         told, burnt_in = dicom.about(data)
-        view = view or told
+        if views.kind(view) == "unknown" or (view == "FRONTAL" and views.kind(told) == "frontal"):
+            view = told or view  # the header says it, or says more
         if burnt_in and not settings.keep_burned_in:
             raise Drop("text burnt into the image")
-        if settings.views and view not in settings.views:
+        if not views.keeps(view, settings.views):
             raise Drop(f"view {view}" if view else "view unknown")
         pixels, (height, width) = transforms.load(data, 2 * settings.size)
         scale = min(settings.size / max(height, width), 1.0)
@@ -112,8 +114,14 @@ def example(source: ManifestSource, index: int, settings: Settings, useless: str
         **known, "view": view, "id": str(row["image"]), "report": text, "presence": source.presence(row),
         "image": _encode(pixels, settings),
         "finding_labels": truth["finding_labels"], "severity": truth["severity"], "masks": planes,
-        "boxes": [[name, x * sx, y * sy, w * sx, h * sy] for name, x, y, w, h in truth["boxes"]],
+        "boxes": [_scaled(box, sx, sy) for box in parse_json(row, "boxes", [])],
     }  # fmt: skip
+
+
+def _scaled(box: dict, sx: float, sy: float) -> list:
+    """A box of a manifest as a record has it: name, x, y, w, h, and its phrase where it has one."""
+    x, y, w, h = (float(box[k]) for k in "xywh")
+    return [entity_name(box["label"]), x * sx, y * sy, w * sx, h * sy, *([box["phrase"]] if box.get("phrase") else [])]
 
 
 def _encode(pixels: np.ndarray, settings: Settings) -> bytes:
@@ -133,7 +141,7 @@ def _plane(mask: np.ndarray, shape, target) -> bytes:
 def kept_row(row: dict, e: dict) -> dict:
     """The row of an example as it is written beside the shards: of the stored image, with the report that is used."""
     out = {k: v for k, v in row.items() if k not in ("mask", "masks", "boxes", "mentions", "split")}
-    boxes = [{"label": name, "x": x, "y": y, "w": w, "h": h} for name, x, y, w, h in e["boxes"]]
+    boxes = [dict(zip(("label", "x", "y", "w", "h", "phrase"), box, strict=False)) for box in e["boxes"]]
     out |= {"report": e["report"], "view": e["view"], "boxes": boxes, "masks": dict.fromkeys(e["masks"], "stored")}
     return {k: v for k, v in out.items() if v}
 

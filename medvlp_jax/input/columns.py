@@ -43,6 +43,8 @@ def parse_json(row: dict, column: str, default):
         if column == "boxes":
             for box in value:
                 [float(box[k]) for k in "xywh"], str(box["label"])
+                if not isinstance(box.get("phrase") or "", str):
+                    raise ValueError(f"phrase {box['phrase']!r} is no text")
         if column == "severity":
             [int(grade) for grade in value.values()]
         if column == "mentions":

@@ -137,3 +137,16 @@ def about(data: bytes) -> tuple[str, bool]:
     except Exception:  # as in `decode`, which will say what is wrong with the file
         return "", False
     return view, burnt == "YES"
+
+
+def shape(data: bytes) -> tuple[int, int] | None:
+    """(height, width) in the header of a DICOM file, of which the first bytes are enough; None where it does not tell."""
+    if data[128:132] != b"DICM":
+        return None
+    import pydicom
+
+    try:
+        file = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+        return (int(file.Rows), int(file.Columns)) if file.Rows and file.Columns else None
+    except Exception:  # as in `about`
+        return None

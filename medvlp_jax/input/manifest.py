@@ -153,8 +153,10 @@ class ManifestSource:
         return self._truth(self.table[self.rows[index]])
 
     def _truth(self, row: dict) -> dict:
+        boxes = parse_json(row, "boxes", [])
         return {
-            "boxes": [(entity_name(b["label"]), *(float(b[k]) for k in "xywh")) for b in parse_json(row, "boxes", [])],
+            "boxes": [(entity_name(b["label"]), *(float(b[k]) for k in "xywh")) for b in boxes],
+            "phrases": [(b["phrase"], *(float(b[k]) for k in "xywh")) for b in boxes if b.get("phrase")],
             "masks": mask_paths(row),
             "finding_labels": self._finding_labels(row),
             "severity": {str(k): int(v) for k, v in parse_json(row, "severity", {}).items()},

@@ -23,7 +23,7 @@ COLUMNS = {
     "labels": "names of findings, separated by ';'",
     "absent": "names of findings that are not there, separated by ';'",
     "uncertain": "names of findings that may be there, separated by ';'",
-    "boxes": "JSON list of {label, x, y, w, h} in pixels of the image",
+    "boxes": "JSON list of {label, x, y, w, h} in pixels of the image, with the `phrase` of the report that it shows if any",
     "mask": "path of a mask image (of the lungs)",
     "masks": "JSON object {name: path of a mask image, or a list of them}",
     "severity": "JSON object {finding: grade}, 0 = absent",

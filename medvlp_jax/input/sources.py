@@ -3,7 +3,7 @@ import copy
 
 from absl import logging
 
-from medvlp_jax.input import check, datasets, prepared
+from medvlp_jax.input import check, datasets, prepared, views
 from medvlp_jax.input.exclusion import Exclusion, told
 from medvlp_jax.input.manifest import ManifestSource
 from medvlp_jax.input.mixture import MixtureSource
@@ -14,7 +14,8 @@ def make(data, split: str, seed: int):
     """The source of one split of config.data; from train and val, rows that data.exclude names are left out.
 
     Raises:
-      ValueError: unknown name; no path; more unreadable records than data.max_bad_share; data.exclude leaves no row.
+      ValueError: unknown name; no path; no image of data.views; more unreadable records than data.max_bad_share; data.exclude
+        leaves no row.
       FileNotFoundError: no manifest at data.path, or no file of data.exclude.
     """
     exclusion = Exclusion(data.exclude if "exclude" in data and split != "test" else ())
@@ -38,11 +39,13 @@ def _open(data, split: str, seed: int, exclusion: Exclusion):
         source = ManifestSource(
             data.path, split, data.root or None, closed_world=data.closed_world, report_sections=data.sections
         )
-        return check.check(_left(source, exclusion), data.max_bad_share, targets=targets)[0]
+        source = _left(views.choose(source, data.views, source.table.path.name), exclusion)
+        return check.check(source, data.max_bad_share, targets=targets)[0]
     if data.name == "prepared":
         if not data.path:
             raise ValueError("data.name=prepared needs --config.data.path=FOLDER made by python -m data.prepare (README)")
-        source = _left(prepared.PreparedSource(data.path, split, data.closed_world, data.sections), exclusion)
+        source = prepared.PreparedSource(data.path, split, data.closed_world, data.sections)
+        source = _left(views.choose(source, data.views, source.card["dataset"]), exclusion)
         logging.info("%s, split %s: %d examples%s", source.root.name, split, len(source), told(source))
         return source
     if data.name in datasets.READERS:
@@ -52,7 +55,8 @@ def _open(data, split: str, seed: int, exclusion: Exclusion):
             datasets.read(data.name, data.path), split, data.root or data.path, closed_world=data.closed_world,
             report_sections=data.sections,
         )  # fmt: skip
-        return check.check(_left(source, exclusion), data.max_bad_share, targets=targets)[0]
+        source = _left(views.choose(source, data.views, data.name), exclusion)
+        return check.check(source, data.max_bad_share, targets=targets)[0]
     known = ", ".join(["phantom", "manifest", "prepared", "mixture", *sorted(datasets.READERS)])
     raise ValueError(f"unknown data.name {data.name!r}; known: {known}")
 

@@ -3,6 +3,8 @@ import hashlib
 
 import numpy as np
 
+from medvlp_jax.input import views
+
 
 def numbers(source) -> np.ndarray:
     """Number of the study that each example of a source is of, int64 (N,); where it does not tell, every image is one."""
@@ -16,13 +18,6 @@ def projections(source) -> list[str]:
     return [""] * len(source) if found is None else found
 
 
-def rank(projection: str) -> int:
-    """0 PA, 1 other frontal views ("AP", "AP SUPINE", "FRONTAL"), 2 not known, 3 lateral and all others."""
-    if projection == "PA":
-        return 0
-    return 1 if projection.startswith(("AP", "PA", "FRONTAL")) else 3 if projection else 2
-
-
 class Studies:
     """The studies of a source in the order of their first images; a Source itself.
 
@@ -33,7 +28,7 @@ class Studies:
 
     def __init__(self, source):
         self.source, self.split = source, source.split
-        ranks = np.array([rank(p) for p in projections(source)], np.int64)  # (N,)
+        ranks = np.array([views.rank(p) for p in projections(source)], np.int64)  # (N,)
         number = np.unique(numbers(source), return_inverse=True)[1]
         first = np.full(number.max() + 1, len(number))
         np.minimum.at(first, number, np.arange(len(number)))

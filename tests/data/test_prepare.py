@@ -156,7 +156,7 @@ def test_boxes_and_masks_shrink_with_the_image(tmp_path):
 
 def test_batches_come_from_workers_and_by_name(mimic, tmp_path):
     data = ConfigDict({"name": "prepared", "path": str(mimic[2]), "closed_world": "auto",
-                       "sections": ("impression", "findings"), "examples": {}})  # fmt: skip
+                       "sections": ("impression", "findings"), "views": "frontal", "examples": {}})  # fmt: skip
     source = sources.make(data, "train", 0)
     options = pipeline.Options(image_size=32, frame=48, crop="random", require_report=True, max_tokens=24)
     batches = []
@@ -175,7 +175,7 @@ def test_the_card_escapes_text_and_counts(tmp_path):
     rows.append({"labels": "Edema", "patient_id": "x"})
     path = write(tmp_path / "src", rows)
     (tmp_path / "src" / "4.png").write_bytes(b"")
-    run(dataset="manifest", src=path, out=tmp_path / "out", max_bad_share=0.5)
+    run(dataset="manifest", src=path, out=tmp_path / "out", max_bad_share=0.5, views="all")
     card, text = json.loads((tmp_path / "out/card.json").read_text()), (tmp_path / "out/card.html").read_text()
     assert card["drops"] == {"empty file": {"rows": 1, "lines": [5]}, "image named twice": {"rows": 1, "lines": [4]}}
     assert card["examples"] == {"train": 3} and card["patients"] == {"train": 1}
