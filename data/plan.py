@@ -8,7 +8,7 @@ import numpy as np
 
 from data.shards import Job, Settings
 from medvlp_jax import atomic
-from medvlp_jax.input import datasets, manifest
+from medvlp_jax.input import annotations, datasets, manifest
 from medvlp_jax.input.rows import Table
 
 SPLITS = ("train", "val", "test")
@@ -25,6 +25,7 @@ class Plan:
       settings: what shapes an example.
       split: "official" (what the reader or the column says, else by hash) or "patient" (by hash of the patient, 80/10/10).
       shard_mb: rough size of a shard.
+      annotation_files: labels and mentions to be joined (input/annotations.py).
       root, options: folder that the manifest's paths are relative to; options of the reader (reports, radgraph, labels).
 
     Raises:
@@ -32,13 +33,16 @@ class Plan:
     """
 
     def __init__(self, dataset: str, src, out, settings: Settings, split: str = "official", shard_mb: float = 100.0, root=None,
-                 **options):
+                 annotation_files=(), **options):
         if dataset != "manifest" and dataset not in datasets.READERS:
             raise ValueError(f"unknown --dataset={dataset}; known: manifest, {', '.join(sorted(datasets.READERS))}")
         src = Path(src).expanduser()
         self.dataset, self.out, self.settings = dataset, Path(out).expanduser().absolute(), settings
         self.table = Table(src) if dataset == "manifest" else datasets.read(dataset, src, **options)
         self.root = os.path.abspath(Path(root).expanduser() if root else src.parent if dataset == "manifest" else src)
+        self.joined = {}  # counts of the annotations
+        if annotation_files:
+            self.table, self.joined = annotations.join(self.table, annotation_files)
         if split == "patient":
             self.table.columns.pop("split", None)
         splits, self.spaces = manifest.scan(self.table)
@@ -53,6 +57,8 @@ class Plan:
             self.shards += [(f"{dataset}-{name}.array_record-{i:05d}-of-{len(parts):05d}", name, part)
                             for i, part in enumerate(parts)]  # fmt: skip
         used = {k: (Path(v).name if k != "labels" else v) for k, v in options.items() if v}
+        if annotation_files:
+            used["annotations"] = [Path(file).name for file in annotation_files]
         self.options = {"dataset": dataset, **settings._asdict(), "split": split, "shard_mb": shard_mb, **used}
 
     def identity(self) -> dict:

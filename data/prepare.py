@@ -141,6 +141,9 @@ def main(argv=None) -> None:
     add("--split", choices=("official", "patient"), default="official", help="patient: by hash, 80/10/10")
     add("--sections", default="impression,findings", help="of a report, in this order")
     add("--closed_world", choices=("auto", "always", "never"), default="auto", help="whether a list of labels is complete")
+    add("--blank_labels", choices=("unknown", "absent"), default="unknown", help="what a blank label says (docs/labels.md)")
+    add("--label_precedence", choices=("report", "labels"), default="report", help="who wins; a radiologist's labels always do")
+    add("--annotations", default="", help="files with labels or mentions by study: RadGraph, CheXbert, JSON lines; a,b for two")
     add("--require_report", action="store_true", help="drop images without a report")
     add("--keep_burned_in", action="store_true", help="keep DICOM images that say that text (a name?) is burnt into them")
     add("--max_bad_share", type=float, default=0.05, help="of rows that cannot be used; above it there is no card")
@@ -160,13 +163,16 @@ def _main(args) -> None:
         raise ValueError(f"--size={args.size}: expected a long side of 16 pixels or more")
     views = args.views or ("PA,AP" if args.dataset == "mimic_cxr" else "all")
     kept = () if views == "all" else tuple(sorted({view.strip().upper() for view in views.split(",")}))
-    settings = shards.Settings(args.size, args.quality, args.format, tuple(args.sections.split(",")), args.closed_world, kept,
-                               args.require_report, args.keep_burned_in)  # fmt: skip
+    settings = shards.Settings(
+        args.size, args.quality, args.format, tuple(args.sections.split(",")), args.closed_world, args.blank_labels,
+        args.label_precedence, kept, args.require_report, args.keep_burned_in,
+    )
     options = {name: getattr(args, name) for name in ("reports", "radgraph", "labels") if getattr(args, name)}
     taken = {"mimic_cxr": {"reports", "radgraph", "labels"}, "chexpert": {"reports"}}.get(args.dataset, set())
     if wrong := set(options) - taken:
         raise ValueError(f"--dataset={args.dataset} takes no --{', --'.join(sorted(wrong))}")
-    plan = Plan(args.dataset, args.src, args.out, settings, args.split, args.shard_mb, args.root, **options)
+    plan = Plan(args.dataset, args.src, args.out, settings, args.split, args.shard_mb, args.root,
+                tuple(filter(None, args.annotations.split(","))), **options)
     made = run(plan, args.workers, args.max_bad_share)
     print(f"{args.out}: " + ", ".join(f"{n:,} {name}" for name, n in made["examples"].items()) + f"; {card.line(made)}")
     print(f"use it: --config.data.name=prepared --config.data.path={args.out}")

@@ -30,13 +30,14 @@ def chestxray14(root: Path):
                "sex": row["Patient Gender"], "age": row["Patient Age"].rstrip("Y")}  # fmt: skip
 
 
-def _chexpert_row(row: dict, names, folders: set[str]) -> dict:
-    """1 is present, 0 and blank are absent (as the published protocols fill blanks), -1 is uncertain."""
+def _chexpert_row(row: dict, names, folders: set[str], complete: bool = False) -> dict:
+    """1 is present, 0 absent, -1 uncertain; a blank says nothing, unless the list is `complete`."""
     values = {name: number(row[name]) for name in names}
     if wrong := {v for v in values.values() if v not in (None, 0, 1, -1)}:
         raise ValueError(f"CheXpert labels are 1, 0, -1 or blank, came {sorted(wrong)}")
+    absent = (0, None) if complete else (0,)
     named = {column: ";".join(n for n, v in values.items() if v in some)
-             for column, some in (("labels", (1,)), ("absent", (0, None)), ("uncertain", (-1,)))}  # fmt: skip
+             for column, some in (("labels", (1,)), ("absent", absent), ("uncertain", (-1,)))}  # fmt: skip
     path = row["Path"]
     if path.startswith("CheXpert-v1.0") and path.split("/")[0] not in folders:
         path = path.split("/", 1)[1]  # root is the folder of that name itself
@@ -73,7 +74,8 @@ def chexpert(root: Path, reports: str | Path = ""):
                 name == "valid", "chexpert", out["patient_id"])  # fmt: skip
             view = row.get("AP/PA") or row.get("Frontal/Lateral") or ""
             study = re.sub(r"^CheXpert-v1\.0[^/]*/", "", row["Path"]).rpartition("/")[0]
-            yield {**out, "split": split, "view": view, "sex": row.get("Sex", ""), "age": row.get("Age", ""),
+            who = "automatic" if name == "train" else "radiologist"
+            yield {**out, "labeller": who, "split": split, "view": view, "sex": row.get("Sex", ""), "age": row.get("Age", ""),
                    "study_id": study, **({"report": texts.get(study, "")} if plus else {})}  # fmt: skip
 
 
@@ -81,7 +83,7 @@ def chexpert5x200(root: Path):
     """CheXpert 5x200 (GLoRIA): chexpert_5x200.csv, five findings of which exactly one is present; all of it is test."""
     folders = {path.name for path in root.iterdir()} if root.is_dir() else set()
     for row in table(find(root, "chexpert_5x200.csv"), "Path", *FIVE):
-        yield {**_chexpert_row(row, FIVE, folders), "split": "test"}
+        yield {**_chexpert_row(row, FIVE, folders, complete=True), "split": "test"}
 
 
 def covidx(root: Path):
@@ -113,6 +115,7 @@ def edema_severity(root: Path):
                 continue  # no patient of the test is learned from
             path = f"files/p{subject[:2]}/p{subject}/s{row['study_id']}/{row['dicom_id']}.jpg"
             yield {"image": path, "labels" if grade else "absent": "Edema", "severity": {"edema": grade}, "patient_id": subject,
+                   "labeller": "radiologist" if name == "consensus_image" else "automatic",
                    "split": official(name == "consensus_image", "edema_severity", subject)}  # fmt: skip
 
 
@@ -151,6 +154,7 @@ def padchest(root: Path):
             found = [str(name).strip() for name in ast.literal_eval(row["Labels"] or "[]")]
         except (ValueError, SyntaxError):
             raise ValueError(f"{file.name}: Labels {row['Labels'][:60]!r}; expected a list such as ['normal']") from None
-        yield {"image": images[row["ImageID"]], "labels": ";".join(n for n in found if n and n != "exclude"),
+        yield {"image": images[row["ImageID"]], "labels": ";".join(n for n in found if n),
+               "labeller": "radiologist" if physician else "automatic",
                "patient_id": patient, "split": official(physician, "padchest", patient), "view": row["Projection"],
                "study_id": row.get("StudyID", ""), "sex": row["PatientSex_DICOM"]}  # fmt: skip
