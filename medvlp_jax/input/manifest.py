@@ -28,7 +28,7 @@ class ManifestSource:
     """One split of a manifest, by random access; images stay encoded and are read when asked for.
 
     Args:
-      path: CSV or JSONL file, or a `rows.Rows` (with `root`).
+      path: CSV or JSONL file, or a `rows.Table` or `rows.Rows` (with `root`).
       split: "train", "val", "test", or "all".
       root: folder that image and mask paths are relative to; default: the manifest's folder. Paths may not leave it.
       columns: {our column: the file's} where names differ; None for a column that is not to be read.
@@ -55,7 +55,7 @@ class ManifestSource:
         if split not in ("train", "val", "test", "all"):
             raise ValueError(f"unknown split {split!r}; known: train, val, test, all")
         self.rules = statements.Rules(closed_world, blank_labels, label_precedence).check()
-        self.table = path if isinstance(path, Rows) else Table(path, columns)
+        self.table = path if isinstance(path, Rows | Table) else Table(path, columns)
         self.split, self.report_sections = split, tuple(report_sections)
         self.root = Path(os.path.abspath(self.table.path.parent if root is None else Path(root).expanduser()))
         splits, self.spaces = scan(self.table, ratios)

@@ -156,6 +156,7 @@ def test_boxes_and_masks_shrink_with_the_image(tmp_path):
 
 def test_batches_come_from_workers_and_by_name(mimic, tmp_path):
     data = ConfigDict({"name": "prepared", "path": str(mimic[2]), "closed_world": "auto",
+                       "blank_labels": "unknown", "label_precedence": "report", "annotations": (),
                        "sections": ("impression", "findings"), "examples": {}})  # fmt: skip
     source = sources.make(data, "train", 0)
     options = pipeline.Options(image_size=32, frame=48, crop="random", require_report=True, max_tokens=24)
