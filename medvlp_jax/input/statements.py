@@ -3,6 +3,7 @@
 A label is a statement where a row names it: present, absent or uncertain. A blank is none, unless the list is complete
 (closed world) or a protocol reads blanks as absent (data.blank_labels); that absence is implied and contradicts nothing.
 """
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -107,30 +108,32 @@ def check_row(row: dict) -> None:
     annotated(row)
 
 
-def open_names(row: dict, space: Space, rules: Rules, has_text: bool) -> frozenset[str]:
-    """Labels that the source knows, the row does not name, and that are absent therefore; none where blanks are unknown."""
-    mine = own(row)
+def blanks_are_absent(mine: dict[str, int], space: Space, rules: Rules, has_text: bool) -> bool:
+    """Whether labels that the source knows and a row with the labels `mine` does not name are absent."""
     if not mine or any(map(vocab.leaves_open, mine)):
-        return frozenset()
+        return False
     closed = rules.closed == "always" or (rules.closed == "auto" and not has_text and not space.stated)
-    if (closed and 1 in mine.values() and 0 not in mine.values()) or rules.blank == "absent":
-        return space.names - mine.keys()
-    return frozenset()
-
-
-def unknown(row: dict) -> list[str]:
-    """Labels of a row that fit no entity and are not known to have none."""
-    return [name for name in own(row) if not vocab.is_known(name)]
+    return (closed and 1 in mine.values() and 0 not in mine.values()) or rules.blank == "absent"
 
 
 def withheld(row: dict, space: Space, rules: Rules, has_text: bool) -> list[str]:
     """The unknown labels because of which a row states no implied absence; [] where it implies none anyway."""
-    found = unknown(row)
-    return found if found and _absences(open_names(row, space, rules, has_text)) - set(vocab.NORMAL) else []
+    mine = own(row)
+    strange = [name for name in mine if not vocab.is_known(name)]
+    if not strange or not blanks_are_absent(mine, space, rules, has_text):
+        return []
+    return strange if _absences(space.names) - _spoken(mine) - set(vocab.NORMAL) else []
 
 
-def _absences(names) -> set[str]:
-    return {entity for entity, one in vocab.said(dict.fromkeys(names, 0)).items() if one.value == 0}
+@functools.lru_cache(64)
+def _absences(names: frozenset[str]) -> frozenset[str]:
+    """Entities that are absent if all labels are."""
+    return frozenset(vocab.said(dict.fromkeys(names, 0)))
+
+
+def _spoken(labels) -> set[str]:
+    """Entities that labels have to do with, whatever they say."""
+    return {entity for name in labels for entity, _ in vocab.meanings(name)}
 
 
 def implied(row: dict, space: Space, rules: Rules, has_text: bool) -> set[str]:
@@ -139,18 +142,17 @@ def implied(row: dict, space: Space, rules: Rules, has_text: bool) -> set[str]:
     A label that fits no entity may stand for any of them: its row implies no absence, other than that it is not normal. That
     needs something that is present or may be.
     """
-    names = open_names(row, space, rules, has_text)
-    if not names:
+    mine = own(row)
+    if not blanks_are_absent(mine, space, rules, has_text):
         return set()
-    mine, out = own(row), _absences(names)
-    spoken = {entity for name in mine for entity, _ in vocab.meanings(name)}
-    strange = unknown(row)
+    out = _absences(space.names) - _spoken(mine)  # a label that is named is not blank
+    strange = [name for name in mine if not vocab.is_known(name)]
     if strange:
         out &= set(vocab.NORMAL)
     abnormal = any(mine[name] and vocab.lookup(name) not in (None, *vocab.NORMAL) for name in mine)
     if not abnormal and not any(mine[name] for name in strange):
         out -= set(vocab.NORMAL)
-    return out - spoken
+    return set(out)
 
 
 def read(row: dict, reported: np.ndarray, space: Space, rules: Rules, has_text: bool) -> Reading:
@@ -176,9 +178,9 @@ def read(row: dict, reported: np.ndarray, space: Space, rules: Rules, has_text: 
         if expert or rules.precedence == "labels":
             out[:, k] = -1
             out[UNSPECIFIED, k] = one.value
-    for entity in implied(row, space, rules, has_text):
+    for entity in implied(row, space, rules, has_text) - stated.keys():
         k = vocab.entity_index(entity)
-        if (out[:, k] == -1).all():
+        if mentioned[k] == -1:
             out[UNSPECIFIED, k] = 0
     return Reading(out, conflicts)
 
@@ -193,8 +195,10 @@ def finding_labels(row: dict, space: Space, rules: Rules, has_text: bool) -> dic
     Where a blank is absent, a label is what the named ones say of its entity: with "COVID-19" alone "Pneumonia" is 1, not 0;
     the other way round "COVID-19" is 0.
     """
-    stated, entities = named(row), vocab.said(own(row))
-    blanks = {name: _of_others(name, entities) for name in sorted(open_names(row, space, rules, has_text))}
+    mine, stated = own(row), named(row)
+    blank = space.names - mine.keys() if blanks_are_absent(mine, space, rules, has_text) else ()
+    entities = vocab.said(mine) if blank else {}
+    blanks = {name: _of_others(name, entities) for name in sorted(blank)}
     return {name: -1 if value == 2 else value for name, value in {**blanks, **stated}.items()}
 
 
