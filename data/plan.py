@@ -25,7 +25,7 @@ class Plan:
       settings: what shapes an example.
       split: "official" (what the reader or the column says, else by hash) or "patient" (by hash of the patient, 80/10/10).
       shard_mb: rough size of a shard.
-      annotation_files: labels and mentions to be joined (input/annotations.py).
+      annotation_files: paths, commas between, of labels and mentions to be joined (input/annotations.py).
       root, options: folder that the manifest's paths are relative to; options of the reader (reports, radgraph, labels).
 
     Raises:
@@ -33,7 +33,7 @@ class Plan:
     """
 
     def __init__(self, dataset: str, src, out, settings: Settings, split: str = "official", shard_mb: float = 100.0, root=None,
-                 annotation_files=(), **options):
+                 annotation_files: str = "", **options):
         if dataset != "manifest" and dataset not in datasets.READERS:
             raise ValueError(f"unknown --dataset={dataset}; known: manifest, {', '.join(sorted(datasets.READERS))}")
         src = Path(src).expanduser()
@@ -58,7 +58,7 @@ class Plan:
                             for i, part in enumerate(parts)]  # fmt: skip
         used = {k: (Path(v).name if k != "labels" else v) for k, v in options.items() if v}
         if annotation_files:
-            used["annotations"] = [Path(file).name for file in annotation_files]
+            used["annotations"] = self.joined["file"]
         self.options = {"dataset": dataset, **settings._asdict(), "split": split, "shard_mb": shard_mb, **used}
 
     def identity(self) -> dict:

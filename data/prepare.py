@@ -172,7 +172,7 @@ def _main(args) -> None:
     if wrong := set(options) - taken:
         raise ValueError(f"--dataset={args.dataset} takes no --{', --'.join(sorted(wrong))}")
     plan = Plan(args.dataset, args.src, args.out, settings, args.split, args.shard_mb, args.root,
-                tuple(filter(None, args.annotations.split(","))), **options)
+                args.annotations, **options)
     made = run(plan, args.workers, args.max_bad_share)
     print(f"{args.out}: " + ", ".join(f"{n:,} {name}" for name, n in made["examples"].items()) + f"; {card.line(made)}")
     print(f"use it: --config.data.name=prepared --config.data.path={args.out}")

@@ -11,6 +11,7 @@ Three shapes, recognised by content:
 A record's key is study_id, or image, path_to_image, Path or dicom_id, or a report's text.
 """
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -106,8 +107,8 @@ def _hidden(kind: str, key: str) -> str:
     return f"{kind}" if kind == TEXT else f"{kind} {re.sub('[0-9]', '#', key)!r}"
 
 
-def join(table, files) -> tuple[Rows, dict]:
-    """The rows of `table` with what the files say, in columns `mentions` and `annotations` -> (rows, counts).
+def join(table, files: str) -> tuple[Rows, dict]:
+    """The rows of `table` with what `files` (paths, commas between) say, in columns `mentions`, `annotations` -> (rows, counts).
 
     Of several files all mentions are taken, and of a label the last that names it. Counts: {"file", "rows with an entry",
     "rows without an entry", "entries without a row", "entries skipped", "labels without entity"}, for all files together.
@@ -115,7 +116,7 @@ def join(table, files) -> tuple[Rows, dict]:
     Raises:
       ValueError: no row has an entry of a file; shows one key of each side, digits as #.
     """
-    files = [Annotations(file) for file in files]
+    files = [_opened(Path(file.strip()).expanduser()) for file in str(files).split(",") if file.strip()]
     used, having, first = [np.zeros(len(f.entries), bool) for f in files], Counter(), None
 
     def rows():
@@ -147,6 +148,17 @@ def join(table, files) -> tuple[Rows, dict]:
               "entries skipped": sum(f.bad for f in files), "labels without entity": dict(strange.most_common())}  # fmt: skip
     logging.info("annotations: %s", ", ".join(f"{k}: {v}" for k, v in counts.items()))
     return out, counts
+
+
+def _opened(path: Path) -> Annotations:
+    """The file, read once for all splits of a run."""
+    stamp = (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else ()
+    return _cached(path, stamp)
+
+
+@functools.lru_cache(4)
+def _cached(path: Path, stamp) -> Annotations:
+    return Annotations(path)
 
 
 def _merged(found: list[dict]) -> dict:

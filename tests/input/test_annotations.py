@@ -42,7 +42,7 @@ def joined(tmp_path, content, name="told.json", **more):
     """(source, counts) of a manifest with a file joined."""
     file = tmp_path / name
     file.write_text(content if isinstance(content, str) else json.dumps(content))
-    rows, counts = annotations.join(table_of(tmp_path, **more), [file])
+    rows, counts = annotations.join(table_of(tmp_path, **more), str(file))
     return ManifestSource(rows, "train", tmp_path), counts
 
 
@@ -139,7 +139,20 @@ def test_a_file_of_another_set_shows_a_key_of_each_side_and_no_identifier(tmp_pa
         joined(tmp_path, [{"study_id": "s50000001", "labels": ["Mass"]}])
     assert "5000" not in str(e.value)
     with pytest.raises(FileNotFoundError, match="no annotation file at .*; expected RadGraph"):
-        annotations.join(table_of(tmp_path), [tmp_path / "nowhere.json"])
+        annotations.join(table_of(tmp_path), str(tmp_path / "nowhere.json"))
+
+
+def test_two_files_are_both_taken(tmp_path):
+    """RadGraph-XL has a file a section; of a label the last file counts."""
+    told = {"findings.json": XL[:1], "impression.json": XL[1:2], "a.json": [{"study_id": "50000003", "labels": ["Mass"]}],
+            "b.json": [{"study_id": "50000003", "absent": ["Mass", "Edema"]}]}  # fmt: skip
+    for name, content in told.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    files = [str(tmp_path / name) for name in ("findings.json", "impression.json", "a.json", "b.json")]
+    rows, counts = annotations.join(table_of(tmp_path), ",".join(files))
+    source = ManifestSource(rows, "train", tmp_path)
+    assert values(source, 0, "effusion", "edema", "pneumothorax") == [1, 0, 0] and values(source, 3, "mass", "edema") == [0, 0]
+    assert counts["file"] == "findings.json, impression.json, a.json, b.json" and counts["rows without an entry"] == 1
 
 
 def test_damaged_entries_are_skipped_within_a_limit(tmp_path):
@@ -158,16 +171,16 @@ def test_the_option_of_a_run_and_of_a_preparation(tmp_path, capsys):
                               for p in range(1, 6)))  # fmt: skip
     c = tiny.run_config("medklip", **{"data/name": "chexpert", "data/path": str(tmp_path / "src"), "data/cache": False})
     seen = {}
-    for files in ((), (str(told),)):
+    for files in ("", str(told)):
         c.data.annotations = files
         source = sources.make(c.data, "train", 0)
         seen[files] = [said(source[i], "fracture", "pneumonia") for i in range(len(source))]
-    assert {tuple(v) for v in seen[()]} == {(-1, -1)} and {tuple(v) for v in seen[(str(told),)]} == {(-1, -1), (1, 0)}
+    assert {tuple(v) for v in seen[""]} == {(-1, -1)} and {tuple(v) for v in seen[str(told)]} == {(-1, -1), (1, 0)}
     run(dataset="chexpert", src=tmp_path / "src", out=tmp_path / "out", size=48, annotations=told)
     card = json.loads((tmp_path / "out/card.json").read_text())
-    assert card["annotations"]["rows with an entry"] == 5 and card["options"]["annotations"] == ["findings_fixed.json"]
+    assert card["annotations"]["rows with an entry"] == 5 and card["options"]["annotations"] == "findings_fixed.json"
     made = PreparedSource(tmp_path / "out", "train")
-    assert sorted(said(made[i], "fracture", "pneumonia") for i in range(len(made))) == sorted(seen[(str(told),)])
+    assert sorted(said(made[i], "fracture", "pneumonia") for i in range(len(made))) == sorted(seen[str(told)])
     assert sorted(str(made.truth(i)["finding_labels"]) for i in range(len(made))) == sorted(
         str(source.truth(i)["finding_labels"]) for i in range(len(source)))  # fmt: skip
     c.data.name, c.data.path = "prepared", str(tmp_path / "out")

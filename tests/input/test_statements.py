@@ -1,4 +1,5 @@
 """What labels state: blanks, who wins over whom, kinds and unions of findings, and what is counted."""
+import csv
 import itertools
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 from medvlp_jax import experiment
 from medvlp_jax.input import datasets, statements, targets
 from medvlp_jax.input.check import check
+from medvlp_jax.input.datasets import labels
 from medvlp_jax.input.manifest import ManifestSource
+from medvlp_jax.input.studies import Studies
 from medvlp_jax.reports import aliases, vocab
-from tests import tiny
+from tests import golden, tiny
 from tests.input.datasets.test_readers import ALL, CHEX, fill
 from tests.input.test_manifest import unspecified, write
 
@@ -221,3 +224,30 @@ def test_options_change_the_fingerprint(tmp_path):
     options = itertools.product(("auto", "always"), ("unknown", "absent"), ("report", "labels"))
     assert len({ManifestSource(path, "train", closed_world=c, blank_labels=b, label_precedence=p).fingerprint
                 for c, b, p in options}) == 8  # fmt: skip
+
+
+def test_a_row_with_doubt_alone_is_of_use(tmp_path):
+    """Three of 200 rows of CheXpert's training table say no more, since blanks are unknown."""
+    rows = [{"uncertain": "Edema"}, {"labels": "Mass"}, {"labels": "nipple shadow"}]
+    assert check(source_of(tmp_path, rows), max_bad_share=0.5)[1].skipped == {"only unknown labels": [3]}
+
+
+def test_the_studys_report_wins_over_the_automatic_label_of_another_view(tmp_path):
+    rows = [{"study_id": "1", "report": "No pleural effusion.", "view": "PA"},
+            {"study_id": "1", "labels": "Effusion;Mass", "view": "LATERAL"}]  # fmt: skip
+    source = Studies(source_of(tmp_path, rows))
+    lateral = next(e for e in (source.draw(0, np.random.default_rng(i)) for i in range(50)) if "1.png" in e["id"])
+    assert said(lateral, "effusion", "mass") == [0, 1]
+
+
+def test_real_rows_of_chexpert():
+    """200 rows as published: what they leave blank is in no column."""
+    path = golden.shared("layouts", "chexpert_train.csv")
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = list(rows[0])[5:]
+    for row in rows:
+        made = labels._chexpert_row(row, names, set())
+        columns = (("labels", 1.0), ("absent", 0.0), ("uncertain", -1.0))
+        listed = {n: v for column, v in columns for n in made[column].split(";") if n}
+        assert listed == {n: float(row[n]) for n in names if row[n]}

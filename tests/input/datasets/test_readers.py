@@ -212,7 +212,7 @@ def test_uncertain_labels_are_no_class(tmp_path):
 
 def test_by_name_from_a_config(tmp_path):
     data = ConfigDict({"name": "chestxray14", "path": str(fill(tmp_path, CXR14)), "root": "", "closed_world": "auto",
-                       "blank_labels": "unknown", "label_precedence": "report", "annotations": (),
+                       "blank_labels": "unknown", "label_precedence": "report", "annotations": "",
                        "sections": ("findings",), "max_bad_share": 0.0, "examples": {}})  # fmt: skip
     source = sources.make(data, "test", 0)
     assert len(source) == 2 and source[0]["finding_labels"] == {
