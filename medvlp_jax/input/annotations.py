@@ -108,7 +108,7 @@ def _hidden(kind: str, key: str) -> str:
 
 
 def join(table, files: str) -> tuple[Rows, dict]:
-    """The rows of `table` with what `files` (paths, commas between) say, in columns `mentions`, `annotations` -> (rows, counts).
+    """What `files` (paths, commas between) say as columns `mentions` and `annotations` of the rows of `table` -> (rows, counts).
 
     Of several files all mentions are taken, and of a label the last that names it. Counts: {"file", "rows with an entry",
     "rows without an entry", "entries without a row", "entries skipped", "labels without entity"}, for all files together.

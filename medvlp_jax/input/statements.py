@@ -18,7 +18,8 @@ RADIOLOGIST, AUTOMATIC, OTHER = LABELLERS = ("radiologist", "automatic", "other"
 # Who made the labels of a set, where no row says it; a set that is not named here counts as OTHER.
 OF_SOURCE = {
     "rsna": RADIOLOGIST, "siim": RADIOLOGIST, "vindr": RADIOLOGIST, "ms_cxr": RADIOLOGIST, "chestxdet10": RADIOLOGIST,
-    "object_cxr": RADIOLOGIST, "chestxray14": AUTOMATIC, "chexpert": AUTOMATIC, "chexpert5x200": AUTOMATIC,
+    "object_cxr": RADIOLOGIST, "google_nih": RADIOLOGIST, "chestxray14": AUTOMATIC, "chexpert": AUTOMATIC,
+    "chexpert5x200": AUTOMATIC, "chexpert_plus": AUTOMATIC,
     "mimic_cxr": AUTOMATIC, "edema_severity": AUTOMATIC, "padchest": AUTOMATIC,
 }  # fmt: skip
 VALUES = {"labels": 1, "absent": 0, "uncertain": 2}  # column: what it says
