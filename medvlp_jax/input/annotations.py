@@ -78,10 +78,12 @@ class Annotations:
         if study and study in self.index[STUDY]:
             return [self.index[STUDY][study]]
         if self.index[IMAGE]:
-            parts = _normal(IMAGE, image).split("/")
-            for depth in sorted(self.depths, reverse=True):
-                if (key := "/".join(parts[-depth:])) in self.index[IMAGE]:
-                    return [self.index[IMAGE][key]]
+            # CheXpert's full-size release has other folders than its tables name; the study keeps their name.
+            for path in (image, f"{study}/{image.rpartition('/')[2]}"):
+                parts = _normal(IMAGE, path).split("/")
+                for depth in sorted(self.depths, reverse=True):
+                    if (key := "/".join(parts[-depth:])) in self.index[IMAGE]:
+                        return [self.index[IMAGE][key]]
         if self.index[TEXT] and report:
             texts = [report, *sections.sections(report).values(), *re.split(r"(?:\A|\n)(?:FINDINGS|IMPRESSION):", report)]
             found = (self.index[TEXT].get(_normal(TEXT, text)) for text in texts if text.strip())
@@ -108,9 +110,9 @@ def _hidden(kind: str, key: str) -> str:
 
 
 def join(table, files: str) -> tuple[Rows, dict]:
-    """What `files` (paths, commas between) say as columns `mentions` and `annotations` of the rows of `table` -> (rows, counts).
+    """The rows of `table` with what `files` (paths, commas between) say -> (rows, counts).
 
-    Of several files all mentions are taken, and of a label the last that names it. Counts: {"file", "rows with an entry",
+    It stands in columns `mentions` and `annotations`. Of several files all mentions are taken, and of a label the last that names it. Counts: {"file", "rows with an entry",
     "rows without an entry", "entries without a row", "entries skipped", "labels without entity"}, for all files together.
 
     Raises:

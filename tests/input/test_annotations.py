@@ -87,6 +87,13 @@ def test_chexbert_as_chexpert_plus_ships_it(tmp_path):
     assert joined(tmp_path, records)[1] == counts  # the same as one list
 
 
+def test_an_image_in_another_folder_is_found_by_its_study(tmp_path):
+    rows = [{"image": "CheXpert-v1.0 batch 2 (train 1)/patient3/study1/view1_frontal.jpg", "study_id": "train/patient3/study1"}]
+    (tmp_path / "told.json").write_text(json.dumps([chexbert(PATHS[3], Edema=1.0)]))
+    table, _ = annotations.join(Table(write(tmp_path, rows, images=False)), str(tmp_path / "told.json"))
+    assert table[0]["annotations"] == {"labels": ["Edema"], "labeller": "automatic"}
+
+
 def test_chexbert_csv(tmp_path):
     names = ",".join(CHEXPERT)
     line = "1.0" + "," * 13 + "-1.0"
