@@ -2,8 +2,6 @@
 
     python -m medvlp_jax.train --config=configs/tasks/finetune.py:quickstart
     python -m medvlp_jax.train --config=configs/tasks/finetune.py:quickstart --config.model.image.init= --workdir=runs/scratch
-
-On CheXpert the protocol reads blank labels as absent: --config.data.blank_labels=absent (docs/labels.md).
 """
 from ml_collections import ConfigDict
 

@@ -112,8 +112,9 @@ def _hidden(kind: str, key: str) -> str:
 def join(table, files: str) -> tuple[Rows, dict]:
     """The rows of `table` with what `files` (paths, commas between) say -> (rows, counts).
 
-    It stands in columns `mentions` and `annotations`. Of several files all mentions are taken, and of a label the last that names it. Counts: {"file", "rows with an entry",
-    "rows without an entry", "entries without a row", "entries skipped", "labels without entity"}, for all files together.
+    It stands in columns `mentions` and `annotations`. Of several files all mentions are taken, and of a label the last that
+    names it. Counts: {"file", "rows with an entry", "rows without an entry", "entries without a row", "entries skipped",
+    "labels without entity"}, for all files together.
 
     Raises:
       ValueError: no row has an entry of a file; shows one key of each side, digits as #.
