@@ -50,7 +50,10 @@ def base(variant: str, workload: str) -> ConfigDict:
     d.max_bad_share = 0.02  # above it, unreadable records stop the run instead of being skipped
     d.fraction = 1.0  # of the training split, by patient; below 1 the examples taken are written to <workdir>/splits
     d.fraction_seed = 0
-    d.closed_world = "auto"  # manifest: whether a row's label list is complete (input/manifest.py)
+    d.closed_world = "auto"  # whether a row's label list is complete (input/manifest.py)
+    d.blank_labels = "unknown"  # "absent": a label that a row leaves blank is 0, as in MGCA's CheXpert task (docs/labels.md)
+    d.label_precedence = "report"  # a mention wins over a label, unless a radiologist made that; "labels": a label wins
+    d.annotations = ""  # file with labels or mentions by study: RadGraph, CheXbert, JSON lines; a,b for two (docs/labels.md)
     d.examples = ConfigDict()  # set by the method: fields of input.examples.Options
 
     c.knowledge = k = ConfigDict()

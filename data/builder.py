@@ -22,7 +22,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _split_generators(self, dl_manager):
         rows = datasets.read(self.name, dl_manager.manual_dir)
         s = self.SETTINGS
-        source = ManifestSource(rows, "all", dl_manager.manual_dir, closed_world=s.closed_world, report_sections=s.sections)
+        source = ManifestSource(rows, "all", dl_manager.manual_dir, **s.labels)
         splits, _ = scan(rows)
         told, out = source.projections, {}
         for name in dict.fromkeys(splits.tolist()):

@@ -8,6 +8,7 @@ from medvlp_jax import atomic
 from medvlp_jax.input.columns import label_names
 from medvlp_jax.input.exclusion import REASON, line_of
 from medvlp_jax.input.prepared import FORMAT
+from medvlp_jax.input.statements import CONFLICTS
 from medvlp_jax.tasks import html
 
 SHOWN = 20  # lines of a reason, labels without entity
@@ -42,8 +43,13 @@ def finish(plan, summaries: list[dict], max_bad_share: float) -> dict:
         "fingerprint": digest.hexdigest(), "rows": rows, **({"exclusion": plan.exclusion} if plan.exclusion else {}),
         "drops": {k: {"rows": len(v), "lines": v[:SHOWN]} for k, v in drops.items()},
         "reports_too_short": sum(len(s["short_reports"]) for s in summaries),
-        "labels_without_entity": dict(sum((Counter(s["unknown_labels"]) for s in summaries), Counter()).most_common()),
-        **counts, "entities": _entities(summaries), "label_spaces": {k: sorted(v) for k, v in sorted(plan.spaces.items())},
+        "labels_without_entity": _summed(s["unknown_labels"] for s in summaries),
+        "absences_withheld": {"rows": sum(s["withheld"]["rows"] for s in summaries),
+                              "labels": _summed(s["withheld"]["labels"] for s in summaries)},
+        "conflicts": _conflicts(summaries), "annotations": plan.joined,
+        **counts, "entities": _entities(summaries),
+        "label_spaces": {k: sorted(space.names) for k, space in sorted(plan.spaces.items())},
+        "sources_stating_absences": sorted(k for k, space in plan.spaces.items() if space.stated),
         "shards": [{k: s[k] for k in ("file", "split", "examples", "bytes")} for s in summaries],
     }  # fmt: skip
     _tfds(plan, summaries)
@@ -69,6 +75,17 @@ def _joined(parts) -> dict[str, list[int]]:
         for why, lines in part.items():
             out.setdefault(why, []).extend(lines)
     return {why: sorted(lines) for why, lines in sorted(out.items())}
+
+
+def _summed(parts) -> dict[str, int]:
+    return dict(sum(map(Counter, parts), Counter()).most_common())
+
+
+def _conflicts(summaries) -> dict:
+    """{entity: {kind: rows}} where report and labels say different things, the frequent ones first."""
+    kinds = {kind: _summed(s["conflicts"][kind] for s in summaries) for kind in CONFLICTS}
+    names = _summed(kinds.values())
+    return {name: {kind: some.get(name, 0) for kind, some in kinds.items()} for name in names}
 
 
 def _rows(out, summaries) -> dict:
@@ -142,7 +159,8 @@ def page(card: dict) -> str:
             html.tag("p", f"{card['reports_too_short']:,} reports are empty or of one word and are ignored.")]),
         "labels": ("Labels", [_labels(card["labels"][s], s) for s in splits] + [html.table(
             "Labels without entity, ignored", ["Label", "Rows"], [[k, f"{n:,}"] for k, n in
-                                                                 list(card["labels_without_entity"].items())[:SHOWN]], (1,))]),
+                                                                 list(card["labels_without_entity"].items())[:SHOWN]], (1,))]
+            + _agreement(card)),
         "entities": ("Entities", [_entity_table(card["entities"].get(s, {}), s) for s in splits]),
         "attributes": ("Attributes", [html.table(k, [k, "Examples"], [[x, f"{n:,}"] for x, n in list(v.items())[:SHOWN]], (1,))
                                       for k, v in card["attributes"].items()]),
@@ -157,6 +175,22 @@ def page(card: dict) -> str:
         html.contents({name: title for name, (title, _) in parts.items()}),
         [html.section(title, body, name=name) for name, (title, body) in parts.items()],
     )  # fmt: skip
+
+
+def _agreement(card: dict) -> list:
+    """Where labels and reports contradict each other, what unknown labels cost, and what was joined."""
+    out, held = [], card["absences_withheld"]
+    if held["rows"]:
+        names = ", ".join(f"{name} ({n:,})" for name, n in list(held["labels"].items())[:SHOWN])
+        out.append(html.tag("p", f"{held['rows']:,} rows state no implied absence because of a label without entity: {names}."))
+    if card["conflicts"]:
+        rows = [[name, *(f"{n:,}" for n in kinds.values())] for name, kinds in card["conflicts"].items()]
+        out.append(html.table("Report and labels contradict each other, rows", ["Entity", *(k.capitalize() for k in CONFLICTS)],
+                              rows, (1, 2, 3)))  # fmt: skip
+    if card["annotations"]:
+        rows = [[str(k), f"{v:,}" if isinstance(v, int) else str(v)] for k, v in card["annotations"].items()]
+        out.append(html.table("Annotation files joined", ["What", "Number"], rows, (1,)))
+    return out
 
 
 def _entity_table(counts: dict, split: str):

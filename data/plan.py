@@ -9,7 +9,7 @@ import numpy as np
 
 from data.shards import Job, Settings
 from medvlp_jax import atomic
-from medvlp_jax.input import datasets, manifest, views
+from medvlp_jax.input import annotations, datasets, manifest, views
 from medvlp_jax.input.exclusion import Exclusion
 from medvlp_jax.input.rows import Rows, Table
 
@@ -28,6 +28,7 @@ class Plan:
       split: "official" (what the reader or the column says, else by hash) or "patient" (by hash of the patient, 80/10/10).
       shard_mb: rough size of a shard.
       exclude: files of identifiers; rows of train and val that they name are left out.
+      annotation_files: paths, commas between, of labels and mentions to be joined (input/annotations.py).
       root, options: folder that the manifest's paths are relative to; options of the reader (reports, radgraph, labels).
 
     Raises:
@@ -36,11 +37,14 @@ class Plan:
     """
 
     def __init__(self, dataset: str, src, out, settings: Settings, split: str = "official", shard_mb: float = 100.0, root=None,
-                 exclude=(), **options):
+                 exclude=(), annotation_files: str = "", **options):
         src = Path(src).expanduser()
         self.dataset, self.out, self.settings = dataset, Path(out).expanduser().absolute(), settings
         self.table = open_table(dataset, src, **options)
         self.root = os.path.abspath(Path(root).expanduser() if root else src.parent if dataset == "manifest" else src)
+        self.joined = {}  # counts of the annotations
+        if annotation_files:
+            self.table, self.joined = annotations.join(self.table, annotation_files)
         if split == "patient":
             self.table.columns.pop("split", None)
         splits, self.spaces = manifest.scan(self.table)
@@ -59,6 +63,8 @@ class Plan:
             self.shards += [(f"{dataset}-{name}.array_record-{i:05d}-of-{len(parts):05d}", name, part)
                             for i, part in enumerate(parts)]  # fmt: skip
         used = {k: (Path(v).name if k != "labels" else v) for k, v in options.items() if v}
+        if annotation_files:
+            used["annotations"] = self.joined["file"]
         self.options = {"dataset": dataset, **settings._asdict(), "split": split, "shard_mb": shard_mb, **used}
         if self.exclusion:
             self.options["exclude"] = self.exclusion["sha256"]

@@ -144,6 +144,9 @@ def main(argv=None) -> None:
     add("--split", choices=("official", "patient"), default="official", help="patient: by hash, 80/10/10")
     add("--sections", default="impression,findings", help="of a report, in this order")
     add("--closed_world", choices=("auto", "always", "never"), default="auto", help="whether a list of labels is complete")
+    add("--blank_labels", choices=("unknown", "absent"), default="unknown", help="what a blank label says (docs/labels.md)")
+    add("--label_precedence", choices=("report", "labels"), default="report", help="who wins; a radiologist's labels always do")
+    add("--annotations", default="", help="files with labels or mentions by study: RadGraph, CheXbert, JSON lines; a,b for two")
     add("--require_report", action="store_true", help="drop images without a report")
     add("--keep_burned_in", action="store_true", help="keep DICOM images that say that text (a name?) is burnt into them")
     add("--max_bad_share", type=float, default=0.05, help="of rows that cannot be used; above it there is no card")
@@ -187,9 +190,10 @@ def write_ids(args, options: dict) -> None:
 def _main(args) -> None:
     if args.size < 16:
         raise ValueError(f"--size={args.size}: expected a long side of 16 pixels or more")
-    kept = views.parse(args.views)
-    settings = shards.Settings(args.size, args.quality, args.format, tuple(args.sections.split(",")), args.closed_world, kept,
-                               args.require_report, args.keep_burned_in)  # fmt: skip
+    settings = shards.Settings(
+        args.size, args.quality, args.format, tuple(args.sections.split(",")), args.closed_world, args.blank_labels,
+        args.label_precedence, views.parse(args.views), args.require_report, args.keep_burned_in,
+    )
     options = {name: getattr(args, name) for name in ("reports", "radgraph", "labels") if getattr(args, name)}
     taken = {"mimic_cxr": {"reports", "radgraph", "labels"}, "chexpert": {"reports"}, "chexpert_plus": {"labels"}}
     taken = taken.get(args.dataset, set())
@@ -200,7 +204,8 @@ def _main(args) -> None:
         return
     if args.mapping or args.by != "patient":
         raise ValueError("--mapping and --by belong to --ids_of; --exclude takes the file that it wrote")
-    plan = Plan(args.dataset, args.src, args.out, settings, args.split, args.shard_mb, args.root, args.exclude, **options)
+    plan = Plan(args.dataset, args.src, args.out, settings, args.split, args.shard_mb, args.root, args.exclude,
+                args.annotations, **options)
     made = run(plan, args.workers, args.max_bad_share)
     print(f"{args.out}: " + ", ".join(f"{n:,} {name}" for name, n in made["examples"].items()) + f"; {card.line(made)}")
     print(f"use it: --config.data.name=prepared --config.data.path={args.out}")

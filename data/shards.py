@@ -14,7 +14,7 @@ import numpy as np
 
 from data import features
 from medvlp_jax import atomic
-from medvlp_jax.input import check, decode, dicom, transforms, views
+from medvlp_jax.input import check, decode, dicom, statements, transforms, views
 from medvlp_jax.input.columns import entity_name, parse_json
 from medvlp_jax.input.manifest import ManifestSource
 from medvlp_jax.input.rows import Rows
@@ -27,7 +27,8 @@ class Settings(NamedTuple):
     """What shapes an example.
 
     size: long side in pixels, larger images are shrunk; format: "jpeg" (of `quality`) or "png", which is not compressed: four
-    times the space, without loss and faster to read; sections, closed_world: as of ManifestSource;
+    times the space, without loss and faster to read; sections, closed_world, blank_labels, label_precedence: as of
+    ManifestSource;
     views: kinds and projections to keep (input/views.py), () for all; require_report: drop images without a report;
     keep_burned_in: also DICOM images that say of themselves that text is burnt into the pixels, which may be a name.
     """
@@ -37,9 +38,17 @@ class Settings(NamedTuple):
     format: str = "jpeg"
     sections: tuple[str, ...] = ("impression", "findings")
     closed_world: str = "auto"
+    blank_labels: str = "unknown"
+    label_precedence: str = "report"
     views: tuple[str, ...] = ()
     require_report: bool = False
     keep_burned_in: bool = False
+
+    @property
+    def labels(self) -> dict:
+        """Arguments of a ManifestSource."""
+        return {"closed_world": self.closed_world, "report_sections": self.sections, "blank_labels": self.blank_labels,
+                "label_precedence": self.label_precedence}  # fmt: skip
 
 
 class Job(NamedTuple):
@@ -67,7 +76,7 @@ FILTERED = ("view ", "no report of two words", "text burnt")  # how the reasons 
 def source_of(job: Job) -> ManifestSource:
     """The rows of a job as a source that knows the label spaces of the whole table."""
     s = job.settings
-    source = ManifestSource(Rows(job.rows, job.name), "all", job.root, closed_world=s.closed_world, report_sections=s.sections)
+    source = ManifestSource(Rows(job.rows, job.name), "all", job.root, **s.labels)
     source.spaces, source.table.lines = job.spaces, np.asarray(job.lines)
     source.table.columns = {k: k for k in job.columns}
     return source
@@ -155,7 +164,8 @@ def make(job: Job, tick=lambda n: None) -> dict:
 
     folder = Path(job.out) / "work"
     source, digest, lines = source_of(job), hashlib.sha256(), []
-    counts = {"drops": {}, "unknown_labels": Counter(), "short_reports": [], "entities": {str(v): Counter() for v in (0, 1, 2)}}
+    counts = {"drops": {}, "unknown_labels": Counter(), "short_reports": [], "entities": {str(v): Counter() for v in (0, 1, 2)},
+              "withheld": {"rows": 0, "labels": Counter()}, "conflicts": {kind: Counter() for kind in statements.CONFLICTS}}
     with atomic.writing(Path(job.out) / job.file, folder) as temporary:
         writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
         for index in range(len(source)):
@@ -172,6 +182,11 @@ def make(job: Job, tick=lambda n: None) -> dict:
                 writer.write(data)
                 digest.update(len(data).to_bytes(8, "big") + data)
                 lines.append(json.dumps({**kept_row(row, e), "split": job.split}, ensure_ascii=False) + "\n")
+                if held := source.withheld(row):
+                    counts["withheld"]["rows"] += 1
+                    counts["withheld"]["labels"].update(held)
+                for entity, kind in source.read_labels(row).conflicts:
+                    counts["conflicts"][kind][entity] += 1
                 for entity, value in zip(vocab.ENTITIES, triplets.existence_labels(e["presence"]).tolist(), strict=True):
                     if value >= 0:
                         counts["entities"][str(value)][entity] += 1

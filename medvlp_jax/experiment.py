@@ -14,7 +14,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from medvlp_jax import initial_weights, knowledge, leakage, method, optim, sharding, trees
-from medvlp_jax.input import examples, fractions, pipeline, sources, studies, targets, tokens
+from medvlp_jax.input import examples, fractions, pipeline, sources, statements, studies, targets, tokens
 from medvlp_jax.reports import vocab
 
 SPLITS = ("train", "val", "test")
@@ -223,6 +223,9 @@ def check_values(config) -> None:
         ("sharding", config.sharding, sharding.RULES),
         ("evals.split", config.evals.split, SPLITS),
         ("data.unit", config.data.unit, UNITS),
+        ("data.closed_world", config.data.closed_world, statements.CLOSED),
+        ("data.blank_labels", config.data.blank_labels, statements.BLANKS),
+        ("data.label_precedence", config.data.label_precedence, statements.PRECEDENCES),
         ("schedule.kind", config.schedule.kind, optim.SCHEDULES),
     ):
         if value not in known:

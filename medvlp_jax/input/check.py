@@ -5,24 +5,30 @@ from typing import NamedTuple
 
 from absl import logging
 
-from medvlp_jax.input import decode, exclusion
+from medvlp_jax.input import decode, exclusion, statements
 from medvlp_jax.input.manifest import ManifestSource, label_names, mask_paths, parse_json
 from medvlp_jax.reports import vocab
 
 SHOWN = 20
+COMPARED = 1000  # rows with report and labels, half a second
 
 
 class Summary(NamedTuple):
     """What was found. Rows are named by their line in the manifest, so that no identifier gets into a log.
 
     total: rows looked at; skipped: {reason: lines} of rows that are left out; unknown_labels: {label: rows that list it},
-    the label being ignored; short_reports: lines of rows kept for their labels although the report has no two words.
+    the label being ignored; short_reports: lines of rows kept for their labels although the report has no two words; withheld:
+    {label: rows} that imply no absences because of an unknown label; conflicts: {entity: rows} where report and labels differ,
+    among the first `compared` rows that have both.
     """
 
     total: int
     skipped: dict[str, list[int]]
     unknown_labels: dict[str, int]
     short_reports: list[int]
+    withheld: dict[str, int] = {}
+    conflicts: dict[str, int] = {}
+    compared: int = 0
 
     @property
     def bad(self) -> int:
@@ -35,10 +41,18 @@ class Summary(NamedTuple):
         if self.short_reports:
             parts.append(f"report ignored, empty or one word: {_lines(self.short_reports)}")
         if self.unknown_labels:
-            names = sorted(self.unknown_labels.items(), key=lambda item: (-item[1], item[0]))
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            parts.append("labels ignored, no entity fits: " + ", ".join(f"{k!r} ({n})" for k, n in names[:SHOWN]) + more)
+            parts.append("labels ignored, no entity fits: " + _counts(self.unknown_labels))
+        if self.withheld:
+            parts.append("rows that imply no absences because of them: " + _counts(self.withheld))
+        if self.conflicts:
+            parts.append(f"report and labels differ, of {self.compared} rows with both: " + _counts(self.conflicts))
         return "; ".join(parts)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    names = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(f"{k!r} ({n})" for k, n in names[:SHOWN]) + more
 
 
 def _lines(lines: list[int]) -> str:
@@ -73,7 +87,7 @@ def check(source: ManifestSource, max_bad_share: float = 0.05, threads: int = 4,
         keep.append(index)
         if is_short:
             short.append(source.line(index))
-    summary = Summary(len(source), skipped, dict(unknown), short)
+    summary = Summary(len(source), skipped, dict(unknown), short, *_labels(source))
     name = f"{source.table.path.name}, split {source.split}"
     if summary.bad > max_bad_share * len(source) or not keep:
         missing = next((detail for reason, *_, detail in found if "missing file" in (reason or "")), "")
@@ -81,6 +95,18 @@ def check(source: ManifestSource, max_bad_share: float = 0.05, threads: int = 4,
                          f"allowed. {summary}" + (f"; first missing file: {missing}" if missing else ""))
     (logging.warning if summary.bad else logging.info)("%s: %s%s", name, summary, exclusion.told(source))
     return source.subset(keep) if summary.bad else source, summary
+
+
+def _labels(source: ManifestSource) -> tuple[dict[str, int], dict[str, int], int]:
+    """(withheld, conflicts, compared) of a Summary. The filter reads reports of COMPARED rows at most: the card counts all."""
+    withheld, conflicts, compared = Counter(), Counter(), 0
+    for index in range(len(source)):
+        row = source.table[source.rows[index]]
+        withheld.update(source.withheld(row))
+        if compared < COMPARED and source.has_both(row):
+            compared += 1
+            conflicts.update({entity for entity, _ in source.read_labels(row).conflicts})
+    return dict(withheld), dict(conflicts), compared
 
 
 def _look(source: ManifestSource, index: int, targets) -> tuple[str | None, str, list[str], bool, str]:
@@ -95,12 +121,13 @@ def look_at_text(source: ManifestSource, row: dict, targets=()) -> tuple[str | N
     """What a row says, without its files -> (why there is nothing to learn from it or None, labels without entity, whether it
     has a report that is too short)."""
     labels = label_names(row)
-    unknown = [name for name in labels if vocab.lookup(name) is None and name not in targets]
+    unknown = [name for name in labels if not vocab.is_known(name) and name not in targets]
+    of_use = any(vocab.meanings(name) or name in targets for name in statements.named(row))
     has_text = bool(source.text_of(row))
     is_short = not has_text and bool(str(row.get("report") or "").strip())
-    useful = (has_text or len(unknown) < len(labels) or parse_json(row, "boxes", []) or mask_paths(row) or row.get("absent")
+    useful = (has_text or of_use or parse_json(row, "boxes", []) or mask_paths(row) or row.get("mentions")
               or parse_json(row, "severity", {}))
-    told = {"report", "labels", "absent", "boxes", "mask", "masks", "severity"} & set(source.table.columns)
+    told = {"report", *statements.VALUES, "annotations", "boxes", "mask", "masks", "severity"} & set(source.table.columns)
     reason = None
     if not useful and told:
         reason = "no report, label, box or mask"

@@ -2,9 +2,8 @@
 
 How a row becomes a presence matrix (51 positions x 75 entities; -1 not mentioned, 0 absent, 1 present, 2 uncertain):
 - a report is read by the report filter (reports.rules, reports.triplets), unless column `mentions` says what is in it;
-- a listed label is 1 at position `unspecified`, whatever the report says;
-- a label listed in column `absent` is 0 there, one in `uncertain` 2;
-- where the label list is complete, a label that it does not list is 0: see `ManifestSource`, closed_world.
+- labels (columns `labels`, `absent`, `uncertain`) join it by the rules of input/statements.py: which wins where both speak,
+  what a blank says, and what a label for a kind of an entity says of the entity.
 """
 import functools
 import hashlib
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medvlp_jax.input import decode
+from medvlp_jax.input import decode, statements
 from medvlp_jax.input.columns import entity_name, label_names, mask_paths, parse_json, source_name
 from medvlp_jax.input.masks import Masks
 from medvlp_jax.input.rows import Rows, Table
@@ -22,9 +21,6 @@ from medvlp_jax.reports import rules, sections, triplets, vocab
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val",
           "dev": "val", "test": "test", "testing": "test"}
-UNSPECIFIED = vocab.position_index("unspecified")
-# Entities of which a label list says nothing when it does not name them.
-_CATCH_ALL = {vocab.TAIL, vocab.EXCLUDED}
 MIN_WORDS = 2  # a report below that ("normal", "___") is none
 
 
@@ -32,17 +28,19 @@ class ManifestSource:
     """One split of a manifest, by random access; images stay encoded and are read when asked for.
 
     Args:
-      path: CSV or JSONL file, or a `rows.Rows` (with `root`).
+      path: CSV or JSONL file, or a `rows.Table` or `rows.Rows` (with `root`).
       split: "train", "val", "test", or "all".
       root: folder that image and mask paths are relative to; default: the manifest's folder. Paths may not leave it.
       columns: {our column: the file's} where names differ; None for a column that is not to be read.
       ratios: shares of train and val where the file has no `split` column; the rest is test. A row's split is then the
         SHA-256 of its source and `owner` as a fraction of 2^256, so that it does not depend on other rows.
       closed_world: whether a label list is complete, so that entities known to the row's `source` (those that any of its
-        rows lists, in any split) but not listed are absent. "auto": for rows without a report (multi-label sets such as
-        ChestX-ray14); "always", "never". A label that is no known entity may imply any of them, so its row states no
-        absences, other than that it is not normal; nothing is concluded about the catch-all entities either. A row that
-        fills `absent` says itself what is absent.
+        rows lists, in any split) but not listed are absent. "auto": for rows without a report of a source that states no
+        absence or doubt in any row (multi-label sets such as ChestX-ray14); "always", "never". A label that is no known
+        entity may imply any of them, so its row implies no absences, other than that it is not normal; nothing is concluded
+        about the catch-all entities either. A row that fills `absent` says itself what is absent.
+      blank_labels, label_precedence: what a label that a row leaves blank says, and who wins where report and labels
+        contradict each other (statements.Rules).
       report_sections: which sections of a report are used (reports.sections.report_text).
 
     Raises:
@@ -52,13 +50,13 @@ class ManifestSource:
     """
 
     def __init__(self, path, split: str, root=None, columns: dict | None = None, ratios=(0.8, 0.1),
-                 closed_world: str = "auto", report_sections=("impression", "findings")):
+                 closed_world: str = "auto", report_sections=("impression", "findings"), blank_labels: str = "unknown",
+                 label_precedence: str = "report"):
         if split not in ("train", "val", "test", "all"):
             raise ValueError(f"unknown split {split!r}; known: train, val, test, all")
-        if closed_world not in ("auto", "always", "never"):
-            raise ValueError(f"unknown closed_world {closed_world!r}; known: auto, always, never")
-        self.table = path if isinstance(path, Rows) else Table(path, columns)
-        self.split, self.closed_world, self.report_sections = split, closed_world, tuple(report_sections)
+        self.rules = statements.Rules(closed_world, blank_labels, label_precedence).check()
+        self.table = path if isinstance(path, Rows | Table) else Table(path, columns)
+        self.split, self.report_sections = split, tuple(report_sections)
         self.root = Path(os.path.abspath(self.table.path.parent if root is None else Path(root).expanduser()))
         splits, self.spaces = scan(self.table, ratios)
         self.rows = np.flatnonzero(splits == split) if split != "all" else np.arange(len(splits))
@@ -176,20 +174,16 @@ class ManifestSource:
             "attributes": {k: str(row[k]) for k in ("view", "sex", "age", "source") if row.get(k) not in (None, "")},
         }
 
-    def _closed(self, row: dict) -> bool:
-        if label_names(row, "absent"):
-            return False
-        return self.closed_world == "always" or (self.closed_world == "auto" and not self.text_of(row))
+    def _label_context(self, row: dict):
+        """Arguments of the functions of `statements` after the row."""
+        return self.spaces.get(source_name(row), statements.Space()), self.rules, bool(self.text_of(row))
 
     def _finding_labels(self, row: dict) -> dict[str, int]:
-        """{label: 1 listed, 0 known to the source but not listed}. An entity's own name counts as listed where a special case
-        of it is: with "COVID-19" alone, "Pneumonia" is 1, not 0; the other way round "COVID-19" is 0."""
-        listed = label_names(row)
-        known = sorted(self.spaces[source_name(row)]) if listed and self._closed(row) else ()
-        entities = {vocab.lookup(name) for name in listed}
-        implied = {name: int(name.lower() in entities and vocab.lookup(name) == name.lower()) for name in known}
-        said = {**dict.fromkeys(label_names(row, "absent"), 0), **dict.fromkeys(label_names(row, "uncertain"), -1)}
-        return {**implied, **said, **dict.fromkeys(listed, 1)}
+        return statements.finding_labels(row, *self._label_context(row))
+
+    def withheld(self, row: dict) -> list[str]:
+        """The unknown labels because of which a row states no implied absences."""
+        return statements.withheld(row, *self._label_context(row))
 
     def _cached_presence(self, index: int, row: dict) -> np.ndarray:
         """Presence of an example; what a report says is kept sparsely, since the filter costs as much as a small decode."""
@@ -204,33 +198,26 @@ class ManifestSource:
 
     def presence(self, row: dict) -> np.ndarray:
         """Presence matrix int8 (A, K) of a row, from its report and its labels (see the head of this file)."""
-        text = self.text_of(row)
+        return self.read_labels(row).presence
+
+    def read_labels(self, row: dict) -> statements.Reading:
+        """As `presence`, with the entities of which report and labels say different things."""
         if row.get("mentions") not in (None, ""):
             told = (triplets.Mention(*mention, 0, 0) for mention in parse_json(row, "mentions", []))
-            out = triplets.presence(told).astype(np.int8)
-        elif text:
-            out = triplets.presence(rules.extract(text)).astype(np.int8)
+            reported = triplets.presence(told).astype(np.int8)
         else:
-            out = np.full((len(vocab.POSITIONS), len(vocab.ENTITIES)), -1, np.int8)
-        listed = label_names(row)
-        entities = {name: vocab.lookup(name) for name in listed}
-        if listed and self._closed(row):
-            known = {vocab.lookup(name) for name in self.spaces[source_name(row)]} - {None} - _CATCH_ALL
-            if None in entities.values():
-                known &= set(vocab.NORMAL)
-            for entity in known:
-                out[UNSPECIFIED, vocab.entity_index(entity)] = 0
-        said = {vocab.lookup(name): value for value, column in ((0, "absent"), (2, "uncertain"))
-                for name in label_names(row, column)}  # fmt: skip
-        for entity, value in {**said, **dict.fromkeys(entities.values(), 1)}.items():
-            if entity is not None and not (value == 0 and entity in _CATCH_ALL):
-                out[UNSPECIFIED, vocab.entity_index(entity)] = value
-        return out  # (A, K)
+            reported = _reported(self.text_of(row))
+        return statements.read(row, reported, *self._label_context(row))
+
+    def has_both(self, row: dict) -> bool:
+        """Whether a row has labels and a report (or mentions), which may contradict each other."""
+        return bool(statements.named(row)) and bool(row.get("mentions") or self.text_of(row))
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hash of the rows' contents, the label spaces and options that shape examples, and the size of every image file."""
-        options = [self.closed_world, self.report_sections, {k: sorted(v) for k, v in sorted(self.spaces.items())}]
+        spaces = {k: [sorted(space.names), space.stated] for k, space in sorted(self.spaces.items())}
+        options = [*self.rules, self.report_sections, spaces]
         digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
         for index in range(len(self)):
             row = self.table[self.rows[index]]
@@ -242,23 +229,32 @@ class ManifestSource:
         return digest.hexdigest()
 
 
+@functools.lru_cache(64)  # images of a study follow each other
+def _reported(text: str) -> np.ndarray:
+    """What the report filter reads, int8 (A, K); not to be written to."""
+    return triplets.presence(rules.extract(text) if text else ()).astype(np.int8)
+
+
 def owner(row: dict) -> str:
     """Whose image a row is: its patient; where none is given its study, without that its own."""
     return str(row.get("patient_id") or row.get("study_id") or row["image"])
 
 
-def scan(table: Table, ratios=(0.8, 0.1)) -> tuple[np.ndarray, dict[str, set[str]]]:
-    """One pass over the table -> split name of each row (n,), {source: label names}. Checks patients and JSON columns."""
-    splits, spaces, first = [], {}, {}
+def scan(table: Table, ratios=(0.8, 0.1)) -> tuple[np.ndarray, dict[str, statements.Space]]:
+    """One pass over the table -> split name of each row (n,), {source: its labels}. Checks patients and JSON columns."""
+    splits, names, stated, first = [], {}, set(), {}
     for row, line in zip(table, table.lines.tolist(), strict=True):
         source, patient = source_name(row), str(row.get("patient_id") or row.get("study_id") or "")
         what = "patient" if row.get("patient_id") else "study"
         try:
-            spaces.setdefault(source, set()).update(*(label_names(row, c) for c in ("labels", "absent", "uncertain")))
+            listed, *other = (label_names(row, column) for column in ("labels", "absent", "uncertain"))
+            names.setdefault(source, set()).update(listed, *other)
+            if any(other):
+                stated.add(source)
             parse_json(row, "boxes", [])
             parse_json(row, "masks", {})
             parse_json(row, "severity", {})
-            parse_json(row, "mentions", [])
+            statements.check_row(row)
         except ValueError as e:
             raise ValueError(f"{table.path.name}, line {line}: {e}") from None
         if "split" in table.columns:
@@ -274,7 +270,7 @@ def scan(table: Table, ratios=(0.8, 0.1)) -> tuple[np.ndarray, dict[str, set[str
                 raise ValueError(f"{table.path.name}: lines {there} ({before}) and {line} ({split}) are of one {what} in two "
                                  "splits, so that scores would be too good; correct the split column, or leave it out for a "
                                  "patient-wise split")
-    return np.array(splits), spaces
+    return np.array(splits), {k: statements.Space(frozenset(v), k in stated) for k, v in names.items()}
 
 
 def hash_split(source: str, key: str, ratios=(0.8, 0.1)) -> str:

@@ -28,6 +28,8 @@ COLUMNS = {
     "masks": "JSON object {name: path of a mask image, or a list of them}",
     "severity": "JSON object {finding: grade}, 0 = absent",
     "mentions": "JSON list of [entity, position, 0 absent | 1 present | 2 uncertain]: what the report says, as of RadGraph",
+    "labeller": "who made the labels: radiologist, automatic or other; default: by `source`",
+    "annotations": "JSON object {labels, absent, uncertain, labeller} of another labeller (data.annotations)",
     "patient_id": "whose image it is",
     "study_id": "examination that the image belongs to",
     "split": "train, val or test",
@@ -210,8 +212,8 @@ def choose_columns(header: list[str], columns: dict[str, str | None], name: str)
             continue
         free = {h.lower().strip(" _"): h for h in header if h not in COLUMNS}
         close = difflib.get_close_matches(theirs.lower(), free, n=1, cutoff=0.6 if ours == "image" else 0.8)
-        if ours == "study_id":
-            continue  # nothing is lost without it
+        if ours in ("study_id", "annotations"):
+            continue  # nothing is lost without it, and it is not the user's column
         hint = f"; did you mean {free[close[0]]!r}? Rename it or give columns={{{ours!r}: {free[close[0]]!r}}}" if close else ""
         if ours == "image" or ours in columns or close:
             also = f", or columns={{{ours!r}: None}} if it is not meant" if close and ours != "image" else ""

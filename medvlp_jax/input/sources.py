@@ -1,13 +1,15 @@
 """Opens the data set that a config names."""
 import copy
+from pathlib import Path
 
 from absl import logging
 
-from medvlp_jax.input import check, datasets, prepared, views
+from medvlp_jax.input import annotations, check, datasets, prepared, views
 from medvlp_jax.input.exclusion import Exclusion, told
 from medvlp_jax.input.manifest import ManifestSource
 from medvlp_jax.input.mixture import MixtureSource
 from medvlp_jax.input.phantom import PhantomSource
+from medvlp_jax.input.rows import Table
 
 
 def make(data, split: str, seed: int):
@@ -37,14 +39,17 @@ def _open(data, split: str, seed: int, exclusion: Exclusion):
         if not data.path:
             raise ValueError("data.name=manifest needs --config.data.path=FILE.csv (columns: see README, 'Your own data')")
         source = ManifestSource(
-            data.path, split, data.root or None, closed_world=data.closed_world, report_sections=data.sections
+            _annotated(Table(data.path), data), split, data.root or Path(data.path).expanduser().parent, **_labels(data)
         )
         source = _left(views.choose(source, data.views, source.table.path.name), exclusion)
         return check.check(source, data.max_bad_share, targets=targets)[0]
     if data.name == "prepared":
         if not data.path:
             raise ValueError("data.name=prepared needs --config.data.path=FOLDER made by python -m data.prepare (README)")
-        source = prepared.PreparedSource(data.path, split, data.closed_world, data.sections)
+        if data.annotations:
+            raise ValueError("data.annotations is joined when a data set is prepared: leave it out, or prepare it anew with "
+                             "--annotations")
+        source = prepared.PreparedSource(data.path, split, **_labels(data))
         source = _left(views.choose(source, data.views, source.card["dataset"]), exclusion)
         logging.info("%s, split %s: %d examples%s", source.root.name, split, len(source), told(source))
         return source
@@ -52,9 +57,8 @@ def _open(data, split: str, seed: int, exclusion: Exclusion):
         if not data.path:
             raise ValueError(f"data.name={data.name} needs --config.data.path=ROOT of the data set (data/README.md)")
         source = ManifestSource(
-            datasets.read(data.name, data.path), split, data.root or data.path, closed_world=data.closed_world,
-            report_sections=data.sections,
-        )  # fmt: skip
+            _annotated(datasets.read(data.name, data.path), data), split, data.root or data.path, **_labels(data)
+        )
         source = _left(views.choose(source, data.views, data.name), exclusion)
         return check.check(source, data.max_bad_share, targets=targets)[0]
     known = ", ".join(["phantom", "manifest", "prepared", "mixture", *sorted(datasets.READERS)])
@@ -65,6 +69,17 @@ def _left(source, exclusion: Exclusion):
     return exclusion.leave_out(source) if exclusion else source
 
 
+def _labels(data) -> dict:
+    """Arguments of a ManifestSource that say how labels and reports are read."""
+    return {"closed_world": data.closed_world, "report_sections": data.sections, "blank_labels": data.blank_labels,
+            "label_precedence": data.label_precedence}  # fmt: skip
+
+
+def _annotated(table, data):
+    """The table with data.annotations joined, where there are any."""
+    return annotations.join(table, data.annotations)[0] if data.annotations else table
+
+
 def _mixture(data, split: str, seed: int, exclusion: Exclusion) -> MixtureSource:
     """data.mixture: (name, path, weight) of each part, which share all other settings. Parts without a split are left out of
     it, but not of training."""
@@ -72,6 +87,8 @@ def _mixture(data, split: str, seed: int, exclusion: Exclusion) -> MixtureSource
     if not entries or any(len(e) != 3 or isinstance(e, str) or e[0] == "mixture" for e in entries):
         raise ValueError("data.name=mixture needs data.mixture, such as --config.data.mixture=\"(('prepared', 'mimic', 1.0), "
                          f"('chestxray14', 'nih', 0.5))\": name, path and weight of each data set; came {entries!r}")
+    if data.annotations:
+        raise ValueError("data.annotations belongs to one data set: prepare that with --annotations, and mix it as 'prepared'")
     parts, weights = [], []
     for name, path, weight in entries:
         own = copy.deepcopy(data)

@@ -23,7 +23,7 @@ class Studies:
 
     `source[i]` is the frontal view of study i (PA before AP before what is not known before lateral, the first of equals),
     `source.draw(i, rng)` one of its views, all equally often. A view without report has that of the study, if another view
-    has one, and what the report says where its own labels say nothing.
+    has one, and what that view says; its own labels say the rest.
     """
 
     def __init__(self, source):
@@ -60,8 +60,9 @@ class Studies:
         told = None if example["report"].strip() else self._telling(rows)
         if told is not None:
             other = self.source[told]
-            own = np.asarray(example["presence"])
-            example = {**example, "report": other["report"], "presence": np.where(own == -1, other["presence"], own)}
+            theirs = np.asarray(other["presence"])
+            presence = np.where((theirs != -1).any(0), theirs, example["presence"])  # an absence implied here is weaker
+            example = {**example, "report": other["report"], "presence": presence}
         return example
 
     def _telling(self, rows) -> int | None:

@@ -44,8 +44,10 @@ def test_chexpert_without_and_with_the_reports_of_chexpert_plus(tmp_path):
     assert second["report"] == 'Small "left" effusion of 1.2 cm,\nno edema.'
     assert first["attributes"] == {"view": "AP", "sex": "Female", "age": "61", "source": "chexpert"}
     labels = first["finding_labels"]
-    assert (labels["Pleural Effusion"], labels["Edema"], labels["Pneumothorax"], labels["Fracture"]) == (1, -1, 0, 0)
-    assert said(first, "effusion", "pneumothorax") == [1, 0]
+    assert (labels["Pleural Effusion"], labels["Edema"], labels["Pneumothorax"], labels.get("Fracture")) == (1, -1, 0, None)
+    assert said(first, "effusion", "pneumothorax", "fracture") == [1, 0, -1]  # a blank is unknown
+    assert said(first, "edema") == [0] and card["conflicts"] == {"edema": {
+        "report present, label absent": 0, "report absent, label present": 0, "one uncertain": 13}}  # "no edema", label -1
     whole = studies.Studies(PreparedSource(tmp_path / "out", "all"))
     assert len(whole) == 9 and {whole[i]["attributes"]["view"] for i in range(9)} == {"AP"}  # 3 patients have a second study
     (tmp_path / "src/df_chexpert_plus_240401.csv").rename(tmp_path / "elsewhere.csv")
@@ -85,7 +87,7 @@ def test_padchest(tmp_path):
     layouts.padchest(tmp_path / "src")
     found, card = prepared(tmp_path, "padchest", max_bad_share=0.5, views="all")
     assert card["drops"] == {"no report, label, box or mask": {"rows": 4, "lines": [5, 6, 13, 14]}}
-    assert card["labels_without_entity"] == {"unchanged": 4} and card["examples"]["test"] == 4 and len(found) == 12
+    assert card["labels_without_entity"] == {} and card["examples"]["test"] == 4 and len(found) == 12
     sides = {e["attributes"]["view"]: e for e in found.values() if said(e, "effusion", "cardiomegaly") == [1, 1]}
     assert set(sides) == {"PA", "L"}
     for e in found.values():

@@ -101,9 +101,12 @@ def test_an_unknown_label_states_no_absence_but_that_of_normality(tmp_path):
     assert unspecified(source[2]) == {"normal": 0} and unspecified(source[3]) == {"normal": 0, "effusion": 1}
 
 
-def test_a_label_wins_over_a_report_that_denies_it(tmp_path):
-    source = ManifestSource(write(tmp_path, [{"labels": "Pneumonia", "report": "There is no pneumonia."}]), "train")
+def test_a_radiologists_label_wins_over_a_report_that_denies_it(tmp_path):
+    row = {"labels": "Pneumonia", "report": "There is no pneumonia.", "labeller": "radiologist"}
+    source = ManifestSource(write(tmp_path, [row]), "train")
     assert unspecified(source[0])["pneumonia"] == 1
+    with pytest.raises(ValueError, match="line 1: labeller 'radiologists'; expected radiologist, automatic, other or nothing"):
+        ManifestSource(write(tmp_path, [{**row, "labeller": "radiologists"}]), "train")
 
 
 def test_reports_below_two_words_are_none(tmp_path):

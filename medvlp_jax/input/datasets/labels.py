@@ -79,13 +79,14 @@ def _nih_owner(row: dict) -> str:
     return row.get("Patient ID") or str(int(row["Image Index"].split("_")[0]))
 
 
-def _chexpert_row(row: dict, names, folders: set[str]) -> dict:
-    """1 is present, 0 and blank are absent (as the published protocols fill blanks), -1 is uncertain."""
+def _chexpert_row(row: dict, names, folders: set[str], complete: bool = False) -> dict:
+    """1 is present, 0 absent, -1 uncertain; a blank says nothing, unless the list is `complete`."""
     values = {name: number(row[name]) for name in names}
     if wrong := {v for v in values.values() if v not in (None, 0, 1, -1)}:
         raise ValueError(f"CheXpert labels are 1, 0, -1 or blank, came {sorted(wrong)}")
+    absent = (0, None) if complete else (0,)
     named = {column: ";".join(n for n, v in values.items() if v in some)
-             for column, some in (("labels", (1,)), ("absent", (0, None)), ("uncertain", (-1,)))}  # fmt: skip
+             for column, some in (("labels", (1,)), ("absent", absent), ("uncertain", (-1,)))}  # fmt: skip
     path = row["Path"]
     if path.startswith("CheXpert-v1.0") and path.split("/")[0] not in folders:
         path = path.split("/", 1)[1]  # root is the folder of that name itself
@@ -139,7 +140,8 @@ def chexpert(root: Path, reports: str | Path = ""):
                 split = "train" if is_train else "val"
             study = re.sub(r"^CheXpert-v1\.0[^/]*/", "", row["Path"]).rpartition("/")[0]
             image = _chexpert_image(out["image"], root, base, batches)
-            yield {**out, "image": image, "split": split, **_chexpert_patient(row, study),
+            yield {**out, "image": image, "labeller": "automatic" if is_train else "radiologist", "split": split,
+                   **_chexpert_patient(row, study),
                    **({"report": texts.get(study, "")} if plus else {})}  # fmt: skip
     if test is not None:
         yield from _chexpert_test(root, base, test, bool(plus))
@@ -192,7 +194,7 @@ def _chexpert_test(root: Path, base: Path, file: Path, with_reports: bool):
         for image in images or ["view1_frontal.jpg"]:
             path = f"{name}/{image}" if by_study else name
             out = _chexpert_row({**row, "Path": path}, CHEXPERT, set())
-            yield {**out, "image": os.path.relpath(places / path, root), "split": "test",
+            yield {**out, "image": os.path.relpath(places / path, root), "labeller": "radiologist", "split": "test",
                    **_chexpert_patient({**row, "Path": path}, path.rpartition("/")[0]),
                    **({"report": ""} if with_reports else {})}  # fmt: skip
 
@@ -201,7 +203,7 @@ def chexpert5x200(root: Path):
     """CheXpert 5x200 (GLoRIA): chexpert_5x200.csv, five findings of which exactly one is present; all of it is test."""
     folders, batches = ({path.name for path in root.iterdir()}, _batches(root)) if root.is_dir() else (set(), {})
     for row in table(find(root, "chexpert_5x200.csv"), "Path", *FIVE):
-        out = _chexpert_row(row, FIVE, folders)
+        out = _chexpert_row(row, FIVE, folders, complete=True)
         yield {**out, "image": _chexpert_image(out["image"], root, root, batches), "split": "test",
                **_chexpert_patient(row, out["image"].rpartition("/")[0])}  # fmt: skip
 
@@ -224,6 +226,7 @@ def edema_severity(root: Path):
             path = f"files/p{subject[:2]}/p{subject}/s{row['study_id']}/{row['dicom_id']}.jpg"
             yield {"image": path, "labels" if grade else "absent": "Edema", "severity": {"edema": grade}, "patient_id": subject,
                    "view": known.get(row["dicom_id"]) or "FRONTAL",
+                   "labeller": "radiologist" if name == "consensus_image" else "automatic",
                    "split": official(name == "consensus_image", "edema_severity", subject)}  # fmt: skip
 
 
@@ -244,7 +247,8 @@ def padchest(root: Path):
             found = [str(name).strip() for name in found if name is not None]
         except (ValueError, SyntaxError, TypeError):
             raise ValueError(f"{file.name}: Labels {row['Labels'][:60]!r}; expected a list such as ['normal']") from None
-        yield {"image": images[row["ImageID"]], "labels": ";".join(n for n in found if n and n != "exclude"),
-               "patient_id": patient, "split": official(physician, "padchest", patient),
-               "view": row["Projection"] or row.get("ViewPosition_DICOM", ""), "study_id": row.get("StudyID", ""),
-               "sex": row["PatientSex_DICOM"]}  # fmt: skip
+        yield {"image": images[row["ImageID"]], "labels": ";".join(n for n in found if n),
+               "labeller": "radiologist" if physician else "automatic", "patient_id": patient,
+               "split": official(physician, "padchest", patient),
+               "view": row["Projection"] or row.get("ViewPosition_DICOM", ""),
+               "study_id": row.get("StudyID", ""), "sex": row["PatientSex_DICOM"]}  # fmt: skip

@@ -160,5 +160,6 @@ def _labels(root: Path, kind: str) -> dict[str, dict]:
                 if v not in (1, 0, -1):
                     raise ValueError(f"{file.name}: {name} is {value!r}; expected 1, 0, -1 or blank")
                 columns[{1: "labels", 0: "absent", -1: "uncertain"}[int(v)]].append(name)
-        out[row["study_id"]] = {k: ";".join(v) for k, v in columns.items()}
+        who = "radiologist" if kind == "radiologist" else "automatic"
+        out[row["study_id"]] = {**{k: ";".join(v) for k, v in columns.items()}, "labeller": who}
     return out
