@@ -204,7 +204,7 @@ def test_a_preparation_keeps_to_its_rules(tmp_path):
     (tmp_path / "src").mkdir()
     layouts.chexpert(tmp_path / "src", plus=False)
     rules = {"blank_labels": "absent", "label_precedence": "labels"}
-    run(dataset="chexpert", src=tmp_path / "src", out=tmp_path / "out", size=48, **rules)
+    run(dataset="chexpert", src=tmp_path / "src", out=tmp_path / "out", size=48, views="all", **rules)
     with pytest.raises(ValueError, match="prepared with blank_labels=absent, now data.blank_labels is unknown"):
         PreparedSource(tmp_path / "out", "train", label_precedence="labels")
     with pytest.raises(ValueError, match="prepared with label_precedence=labels, now data.label_precedence is report"):
