@@ -43,6 +43,7 @@ def base(variant: str, workload: str) -> ConfigDict:
     d.unit = "image"  # or "study": images of one study_id are one example: a random view a step, the frontal one elsewhere
     d.captions = False  # True: labels of a training example without report are told in sentences, others each epoch
     d.max_bad_share = 0.02  # above it, unreadable records stop the run instead of being skipped
+    d.check = "header"  # of image files before the first step; "full": decode each (docs/data-check.md)
     d.fraction = 1.0  # of the training split, by patient; below 1 the examples taken are written to <workdir>/splits
     d.fraction_seed = 0
     d.closed_world = "auto"  # manifest: whether a row's label list is complete (input/manifest.py)

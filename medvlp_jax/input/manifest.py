@@ -10,7 +10,9 @@ import functools
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +27,9 @@ SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "
 UNSPECIFIED = vocab.position_index("unspecified")
 # Entities of which a label list says nothing when it does not name them.
 _CATCH_ALL = {vocab.TAIL, vocab.EXCLUDED}
+OUTSIDE = "path outside root"
+LIFT_ROOT = ("paths outside the manifest's folder are read with data.root: give the folder above all images, such as "
+             "--config.data.root=/ (data.prepare: --root=/)")  # fmt: skip
 MIN_WORDS = 2  # a report below that ("normal", "___") is none
 
 
@@ -70,7 +75,7 @@ class ManifestSource:
     def subset(self, keep) -> "ManifestSource":
         """The same source with only the examples `keep` (indices into this one)."""
         other = object.__new__(ManifestSource)
-        other.__dict__ = {k: v for k, v in self.__dict__.items() if k != "fingerprint"}
+        other.__dict__ = {k: v for k, v in self.__dict__.items() if k not in ("fingerprint", "contents", "has_reports")}
         other.rows, other._presence = self.rows[np.asarray(keep, np.int64)], {}
         return other
 
@@ -105,8 +110,8 @@ class ManifestSource:
             raise ValueError(f"path leads out of the root folder {self.root}")
         return full
 
-    def read(self, path: str, line: int, patient: str = "") -> bytes:
-        """A file that the manifest names at `line`.
+    def read(self, path: str, line: int, patient: str = "", how: Callable[[Path], Any] = Path.read_bytes):
+        """A file that the manifest names at `line`, as `how` reads it: its bytes.
 
         Raises:
           decode.ImageError: "missing file", with the path that was expected (the patient's identifier in it shown as *), or
@@ -115,9 +120,11 @@ class ManifestSource:
         if not path:
             raise decode.ImageError("missing file", f"line {line} names no image")
         try:
-            return self.resolve(path).read_bytes()
+            full = self.resolve(path)
         except ValueError as e:
-            raise decode.ImageError("path outside root", f"line {line}: {e}") from None
+            raise decode.ImageError(OUTSIDE, f"line {line}: {e}; {LIFT_ROOT}") from None
+        try:
+            return how(full)
         except OSError:
             expected = self.root / (path.replace(patient, "*") if patient else path)
             raise decode.ImageError("missing file", f"line {line}: expected {expected}") from None
@@ -228,14 +235,23 @@ class ManifestSource:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hash of the rows' contents, the label spaces and options that shape examples, and the size of every image file."""
+        return self._hash(with_files=True)
+
+    @functools.cached_property
+    def contents(self) -> str:
+        """Hash as `fingerprint`, without files: the same on hosts of which one lacks an image."""
+        return self._hash(with_files=False)
+
+    def _hash(self, with_files: bool) -> str:
         options = [self.closed_world, self.report_sections, {k: sorted(v) for k, v in sorted(self.spaces.items())}]
         digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
         for index in range(len(self)):
-            row = self.table[self.rows[index]]
-            try:
-                size = self.resolve(str(row.get("image") or "")).stat().st_size
-            except (OSError, ValueError):
-                size = -1
+            row, size = self.table[self.rows[index]], 0
+            if with_files:
+                try:
+                    size = self.resolve(str(row.get("image") or "")).stat().st_size
+                except (OSError, ValueError):
+                    size = -1
             digest.update(json.dumps([row, size], sort_keys=True, default=str).encode())
         return digest.hexdigest()
 
