@@ -9,6 +9,7 @@ names a path of its own. Linux only.
 """
 import argparse
 import csv
+import os
 import random
 import shutil
 import tempfile
@@ -17,7 +18,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import psutil
 
 from medvlp_jax.input import check, pipeline, tokens
 from medvlp_jax.input.examples import DEFAULTS
@@ -50,7 +50,8 @@ def records(rows: int, seed: int = 0):
         parts.insert(rng.randrange(len(parts)), f"A nodule of {rng.randrange(1, 400) / 10} mm is seen.")
         text = "FINDINGS: " + " ".join(parts)
         yield (f"d{i // FOLDERS % FOLDERS:03d}/{i % FOLDERS:03d}-{i // FOLDERS**2}.png", text,
-               f"p{i // 4}", f"s{i // 2}", "train", "PA" if i % 2 else "AP", rng.choice("FM"), str(rng.randrange(18, 90)))  # fmt: skip
+               f"p{i // 4}", f"s{i // 2}", "train", "PA" if i % 2 else "AP", rng.choice("FM"),
+               str(rng.randrange(18, 90)))  # fmt: skip
 
 
 def write(folder: Path, rows: int) -> Path:
@@ -71,11 +72,22 @@ def write(folder: Path, rows: int) -> Path:
 
 
 def memory() -> tuple[float, float, float]:
-    """PSS in MB of this process, of all its descendants, and the mean USS of a descendant."""
-    me = psutil.Process()
-    own, others = me.memory_full_info(), [p.memory_full_info() for p in me.children(recursive=True)]
-    workers = [m for m in others if m.rss > 30e6]  # the resource tracker is none
-    return own.pss / 1e6, sum(m.pss for m in others) / 1e6, sum(m.uss for m in workers) / max(len(workers), 1) / 1e6
+    """PSS in MB of this process, of all its descendants, and the mean of what a worker has for itself (USS)."""
+    own, others = _sizes(os.getpid()), [_sizes(process) for process in _descendants(os.getpid())]
+    alone = [uss for _, uss in others if uss > 20]  # MB; the resource tracker is no worker
+    return own[0], sum(pss for pss, _ in others), sum(alone) / max(len(alone), 1)
+
+
+def _descendants(process: int) -> list[int]:
+    text = "".join(path.read_text() for path in Path(f"/proc/{process}/task").glob("*/children"))
+    return [p for child in map(int, text.split()) for p in (child, *_descendants(child))]
+
+
+def _sizes(process: int) -> tuple[float, float]:
+    """PSS and USS of a process in MB."""
+    lines = (line.split() for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:])
+    kb = {words[0].rstrip(":"): int(words[1]) for words in lines}
+    return kb["Pss"] / 1e3, (kb["Private_Clean"] + kb["Private_Dirty"]) / 1e3
 
 
 def measure(path: Path, workers: int, examples: int) -> dict[str, float]:

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from medvlp_jax.input import decode
+from medvlp_jax.input import decode, verdicts
 from medvlp_jax.input.columns import entity_name, label_names, mask_paths, parse_json, source_name
 from medvlp_jax.input.masks import Masks
+from medvlp_jax.input.memo import Memo
 from medvlp_jax.input.rows import Rows, Table
+from medvlp_jax.input.splits import SPLITS, hash_split, owner, scan  # noqa: F401 - readers take some of them from here
 from medvlp_jax.reports import rules, sections, triplets, vocab
 
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val",
-          "dev": "val", "test": "test", "testing": "test"}
 UNSPECIFIED = vocab.position_index("unspecified")
 # Entities of which a label list says nothing when it does not name them.
 _CATCH_ALL = {vocab.TAIL, vocab.EXCLUDED}
@@ -70,17 +70,14 @@ class ManifestSource:
         if not len(self.rows):
             found = ", ".join(f"{name}: {int((splits == name).sum())}" for name in ("train", "val", "test"))
             raise ValueError(f"{self.table.path.name} has no row in split {split!r} ({found})")
-        self._presence = {}
+        self._memo = Memo(len(self.table))
 
     def subset(self, keep) -> "ManifestSource":
         """The same source with only the examples `keep` (indices into this one)."""
         other = object.__new__(ManifestSource)
         other.__dict__ = {k: v for k, v in self.__dict__.items() if k not in ("fingerprint", "contents", "has_reports")}
-        other.rows, other._presence = self.rows[np.asarray(keep, np.int64)], {}
+        other.rows = self.rows[np.asarray(keep, np.int64)]
         return other
-
-    def __getstate__(self):
-        return {**self.__dict__, "_presence": {}}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -142,17 +139,19 @@ class ManifestSource:
     @property
     def studies(self) -> np.ndarray:
         """Number of the study that an example is of, int64 (N,); an image without study_id is one of its own."""
-        seen, found = {}, []
-        for row in self.table:
+        found = np.empty(len(self.table), np.int64)
+        for number, row in enumerate(self.table):
             study = str(row.get("study_id") or "")
             key = source_name(row), str(row.get("patient_id") or ""), study, "" if study else str(row["image"])
-            found.append(seen.setdefault(key, len(seen)))
-        return np.array(found, np.int64)[self.rows]
+            found[number] = verdicts.hash_of("\0".join(key))
+        _, first, place = np.unique(found, return_index=True, return_inverse=True)
+        return np.argsort(np.argsort(first))[place][self.rows]  # numbered by their first row
 
     @property
     def projections(self) -> list[str]:
         """Projection of each example as its row gives it, in capitals."""
-        found = [str(row.get("view") or "").strip().upper() for row in self.table]
+        names = {}  # a text for each name, not for each row
+        found = [names.setdefault(name, name) for row in self.table for name in [str(row.get("view") or "").strip().upper()]]
         return [found[row] for row in self.rows.tolist()]
 
     def truth(self, index: int) -> dict:
@@ -197,14 +196,15 @@ class ManifestSource:
         return {**implied, **said, **dict.fromkeys(listed, 1)}
 
     def _cached_presence(self, index: int, row: dict) -> np.ndarray:
-        """Presence of an example; what a report says is kept sparsely, since the filter costs as much as a small decode."""
-        if index not in self._presence:
+        """Presence of an example, which all loader processes of this source share (input/memo.py)."""
+        number = int(self.rows[index])
+        if (found := self._memo.get(number)) is None:
             dense = self.presence(row)
             cells = np.flatnonzero(dense != -1)
-            self._presence[index] = cells.astype(np.int16), dense.reshape(-1)[cells]
-        cells, values = self._presence[index]
+            self._memo.put(number, cells, dense.reshape(-1)[cells])
+            return dense
         dense = np.full((len(vocab.POSITIONS), len(vocab.ENTITIES)), -1, np.int8)
-        dense.reshape(-1)[cells] = values
+        dense.reshape(-1)[found[0]] = found[1]
         return dense  # (A, K)
 
     def presence(self, row: dict) -> np.ndarray:
@@ -254,46 +254,3 @@ class ManifestSource:
                     size = -1
             digest.update(json.dumps([row, size], sort_keys=True, default=str).encode())
         return digest.hexdigest()
-
-
-def owner(row: dict) -> str:
-    """Whose image a row is: its patient; where none is given its study, without that its own."""
-    return str(row.get("patient_id") or row.get("study_id") or row["image"])
-
-
-def scan(table: Table, ratios=(0.8, 0.1)) -> tuple[np.ndarray, dict[str, set[str]]]:
-    """One pass over the table -> split name of each row (n,), {source: label names}. Checks patients and JSON columns."""
-    splits, spaces, first = [], {}, {}
-    for row, line in zip(table, table.lines.tolist(), strict=True):
-        source, patient = source_name(row), str(row.get("patient_id") or row.get("study_id") or "")
-        what = "patient" if row.get("patient_id") else "study"
-        try:
-            spaces.setdefault(source, set()).update(*(label_names(row, c) for c in ("labels", "absent", "uncertain")))
-            parse_json(row, "boxes", [])
-            parse_json(row, "masks", {})
-            parse_json(row, "severity", {})
-            parse_json(row, "mentions", [])
-        except ValueError as e:
-            raise ValueError(f"{table.path.name}, line {line}: {e}") from None
-        if "split" in table.columns:
-            split = SPLITS.get(str(row["split"] or "").strip().lower())
-            if split is None:
-                raise ValueError(f"{table.path.name}, line {line}: split {row['split']!r}; expected train, val or test")
-        else:
-            split = hash_split(source, owner(row), ratios)
-        splits.append(split)
-        if patient:
-            before, there = first.setdefault((source, what, patient), (split, line))
-            if before != split:
-                raise ValueError(f"{table.path.name}: lines {there} ({before}) and {line} ({split}) are of one {what} in two "
-                                 "splits, so that scores would be too good; correct the split column, or leave it out for a "
-                                 "patient-wise split")
-    return np.array(splits), spaces
-
-
-def hash_split(source: str, key: str, ratios=(0.8, 0.1)) -> str:
-    """The split of a patient (or image) by hash: the same in every run, on every machine and whatever other rows there are."""
-    digest = hashlib.sha256(json.dumps([source, key]).encode()).digest()
-    fraction = int.from_bytes(digest[:8], "big") / 2**64
-    train, val = ratios
-    return "train" if fraction < train else "val" if fraction < train + val else "test"
