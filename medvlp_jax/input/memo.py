@@ -4,6 +4,7 @@ The filter takes as long as a small decode, and every epoch asks again. In a dic
 100,000 rows, 16 times on a host of 16 workers.
 """
 import os
+import threading
 import weakref
 import zlib
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from medvlp_jax.input import scratch
 
+_lock = threading.Lock()
 _SLOT = 128  # bytes: checksum, count, then 3 for each cell
 _CELLS = (_SLOT - 5) // 3
 
@@ -28,11 +30,13 @@ class Memo:
         return {"_rows": self._rows, "_path": self._place(), "_descriptor": None}
 
     def _place(self):
-        if self._path is None:
-            self._path = scratch.file(self, ".memo")
-            with self._path.open("wb") as file:
-                file.truncate(self._rows * _SLOT)  # takes space only where slots are written
-        return self._path
+        with _lock:  # workers are started by several threads
+            if self._path is None:
+                path = scratch.file(self, ".memo")
+                with path.open("wb") as file:
+                    file.truncate(self._rows * _SLOT)  # takes space only where slots are written
+                self._path = path
+            return self._path
 
     def _open(self) -> int:
         if self._descriptor is None:

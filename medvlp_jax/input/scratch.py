@@ -9,11 +9,13 @@ import os
 import platform
 import shutil
 import tempfile
+import threading
 import uuid
 import weakref
 from pathlib import Path
 
 _PREFIX = f"medvlp-scratch-{platform.node()}-"  # locks of other hosts may not be visible here
+_lock = threading.Lock()
 _own = {}  # process id -> (folder, its lock, held open)
 
 
@@ -25,6 +27,11 @@ def file(owner, suffix: str) -> Path:
 
 
 def _folder() -> Path:
+    with _lock:
+        return _make_folder()
+
+
+def _make_folder() -> Path:
     if os.getpid() not in _own:
         base = Path(os.environ.get("MEDVLP_CACHE") or tempfile.gettempdir()).expanduser()
         base.mkdir(parents=True, exist_ok=True)

@@ -2,11 +2,14 @@
 import mmap
 import os
 import pickle
+import threading
+from pathlib import Path
 
 import cloudpickle
 
 from medvlp_jax.input import scratch
 
+_lock = threading.RLock()  # a value may hold another Shared
 _MIN = 1 << 14  # bytes; smaller arrays are pickled
 
 
@@ -20,26 +23,29 @@ class Shared:
         self.value, self._parts = value, None
 
     def __reduce__(self):
-        if self._parts is None:
-            arrays = []
-
-            def keep(buffer) -> bool:
-                if (inside := buffer.raw().nbytes < _MIN) is False:
-                    arrays.append(buffer)
-                return inside
-
-            head, path = cloudpickle.dumps(self.value, protocol=5, buffer_callback=keep), None
-            spans, at = [], 0
-            if arrays:
-                path = scratch.file(self, ".arrays")
-                with path.open("wb") as file:
-                    for buffer in arrays:
-                        raw = buffer.raw()
-                        file.write(raw)
-                        spans.append((at, at + raw.nbytes))
-                        at += raw.nbytes + file.write(bytes(-raw.nbytes % 64))
-            self._parts = head, path, spans
+        with _lock:  # workers are started by several threads
+            self._parts = self._parts or self._write()
         return _load, self._parts
+
+    def _write(self) -> tuple[bytes, Path | None, list[tuple[int, int]]]:
+        """Pickle the value, its arrays apart -> (pickle, file of the arrays, byte range of each)."""
+        arrays, spans, path = [], [], None
+
+        def inside(buffer: pickle.PickleBuffer) -> bool:
+            small = buffer.raw().nbytes < _MIN
+            if not small:
+                arrays.append(buffer.raw())
+            return small
+
+        head = cloudpickle.dumps(self.value, protocol=5, buffer_callback=inside)
+        if arrays:
+            path = scratch.file(self, ".arrays")
+            with path.open("wb") as file:
+                for raw in arrays:
+                    spans.append((file.tell(), file.tell() + raw.nbytes))
+                    file.write(raw)
+                    file.write(bytes(-raw.nbytes % 64))  # arrays begin at whole cache lines
+        return head, path, spans
 
 
 def _load(head: bytes, path, spans: list[tuple[int, int]]) -> Shared:

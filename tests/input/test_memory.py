@@ -1,4 +1,5 @@
 """What a manifest of many rows takes: rows on disk, arrays mapped once by all workers, caches that workers divide."""
+import concurrent.futures
 import json
 import multiprocessing
 import os
@@ -6,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -109,6 +111,18 @@ def test_workers_map_one_file():
     assert path.stat().st_size >= 800_000
     del shared
     assert not path.exists()
+
+
+def test_threads_that_start_workers_at_once_get_the_same_file(monkeypatch):
+    made, real = [], scratch.file
+    monkeypatch.setattr(scratch, "file", lambda *a: (time.sleep(0.05), made.append(real(*a)), made[-1])[-1])
+    memo = Memo(10)
+    shared = Shared({"memo": memo, "big": np.arange(100_000)})
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(lambda _: pickle.dumps(shared), range(8)))) == 1
+        assert len(set(pool.map(lambda _: memo._place(), range(8)))) == 1 and len(made) == 2
+        monkeypatch.setattr(scratch, "_own", {})
+        assert len({path.parent for path in pool.map(lambda _: real(memo, ".x"), range(8))}) == 1
 
 
 def test_the_stream_that_workers_get_is_small(tmp_path):
