@@ -27,7 +27,7 @@ def base(variant: str, workload: str) -> ConfigDict:
 
     c.data = d = ConfigDict()
     d.name = "phantom"  # the embedded synthetic radiographs; manifest, prepared, mixture, or a name of data/README.md
-    d.path = ""  # manifest: the CSV or JSONL; prepared: the folder; a data set: its root
+    d.path = ""  # manifest: the CSV, JSONL or Parquet file; prepared: the folder; a data set: its root
     d.mixture = ()  # name "mixture": (name, path, weight) of each part; weight 2 = its examples are seen twice as often
     d.root = ""  # manifest: folder the image paths are relative to; empty = the manifest's own
     d.phantom_sizes = ConfigDict({"train": 20_000, "val": 512, "test": 1024})
