@@ -74,10 +74,15 @@ def refuse_empty(data: bytes) -> None:
         raise ImageError("git-LFS pointer", "fetch the real file with `git lfs pull`")
 
 
+def ends(data: bytes, header: Header, first: int = 0) -> bool:
+    """Return whether the end marker is in the bytes from number `first` of a file on, behind its header."""
+    at = data.rfind(b"\xff\xd9" if header.kind == "jpeg" else b"IEND")
+    return at >= 0 and first + at > header.start
+
+
 def refuse_cut(data: bytes, header: Header) -> None:
     """Raise an ImageError where the end marker is missing: OpenCV fills the rest of a cut file with grey and says nothing."""
-    end = b"\xff\xd9" if header.kind == "jpeg" else b"IEND"
-    if data.rfind(end) <= header.start:
+    if not ends(data, header):
         raise ImageError("truncated", f"the end marker of the {header.kind} is missing")
 
 

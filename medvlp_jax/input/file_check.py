@@ -27,14 +27,14 @@ def size(path: Path, level: str = "header") -> tuple[int, int]:
     with open(path, "rb") as file:
         head = file.read(_HEAD)
         length = os.fstat(file.fileno()).st_size
-        file.seek(max(length - _TAIL, 0))
+        last = file.seek(max(length - _TAIL, 0))
         tail = file.read()
     decode.refuse_empty(head)
     if head[128:132] == b"DICM":
         from medvlp_jax.input import dicom
 
         found = dicom.size(path)
-    elif (header := decode.probe(head)) and _ends(header.kind, tail):
+    elif (header := decode.probe(head)) and decode.ends(tail, header, last):
         found = header.height, header.width
     else:  # a long preview before the size, bytes after the end, or another format
         data = path.read_bytes()
@@ -44,7 +44,3 @@ def size(path: Path, level: str = "header") -> tuple[int, int]:
         found = (header.height, header.width) if header else headers.size(data) or decode.decode(data).shape
     decode.refuse_large(*found)
     return found
-
-
-def _ends(kind: str, tail: bytes) -> bool:
-    return (b"\xff\xd9" if kind == "jpeg" else b"IEND") in tail

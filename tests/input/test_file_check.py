@@ -23,6 +23,11 @@ def preview(data: bytes) -> bytes:
     return data[:2] + b"\xff\xfe" + (60_000).to_bytes(2, "big") + bytes(59_998) + data[2:]
 
 
+def thumbnail(data: bytes) -> bytes:
+    """A JPEG with another, whole one in a comment before its size."""
+    return data[:2] + b"\xff\xfe" + (len(data) + 2).to_bytes(2, "big") + data + data[2:]
+
+
 @pytest.mark.parametrize("name, data", [
     *((kind, encoded(kind)) for kind in ("jpg", "png", "bmp", "tiff", "webp", "pgm")),
     ("jpg", preview(encoded("jpg"))), ("jpg", encoded("jpg") + bytes(5000)), ("png", encoded("png") + bytes(5000)),
@@ -37,7 +42,8 @@ def test_both_levels_agree_on_good_files(tmp_path, name, data):
 
 @pytest.mark.parametrize("data, message", [
     (b"", "empty file"), (b"version https://git-lfs.github.com/spec/v1\n", "git-LFS pointer"), (b"<html>", "unreadable"),
-    (encoded("jpg")[:-40], "truncated"), (encoded("png")[:-40], "truncated"), (make()[:-40], "truncated|unreadable"),
+    (thumbnail(encoded("jpg"))[:-40], "truncated"), (encoded("jpg")[:-40], "truncated"),
+    (encoded("png")[:-40], "truncated"), (make()[:-40], "truncated|unreadable"),
     (encoded("png")[:16] + (20_000).to_bytes(4, "big") * 2 + encoded("png")[24:], "too large: 20000 x 20000"),
     (make(Rows=40000, Columns=40000), "too large: 40000 x 40000 px"),
 ])  # fmt: skip
