@@ -29,7 +29,7 @@ def base(variant: str, workload: str) -> ConfigDict:
 
     c.data = d = ConfigDict()
     d.name = "phantom"  # the embedded synthetic radiographs; manifest, prepared, mixture, or a name of data/README.md
-    d.path = ""  # manifest: the CSV or JSONL; prepared: the folder; a data set: its root
+    d.path = ""  # manifest: the CSV, JSONL or Parquet file; prepared: the folder; a data set: its root
     d.mixture = ()  # name "mixture": (name, path, weight) of each part; weight 2 = its examples are seen twice as often
     d.root = ""  # manifest: folder the image paths are relative to; empty = the manifest's own
     d.exclude = ()  # files of data.prepare --ids_of: their patients are left out of train and val (docs/leakage.md)
@@ -48,6 +48,7 @@ def base(variant: str, workload: str) -> ConfigDict:
     d.views = "frontal"
     d.captions = False  # True: labels of a training example without report are told in sentences, others each epoch
     d.max_bad_share = 0.02  # above it, unreadable records stop the run instead of being skipped
+    d.check = "header"  # of image files before the first step; "full": decode each (docs/data-check.md)
     d.fraction = 1.0  # of the training split, by patient; below 1 the examples taken are written to <workdir>/splits
     d.fraction_seed = 0
     d.closed_world = "auto"  # whether a row's label list is complete (input/manifest.py)

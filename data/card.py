@@ -5,6 +5,7 @@ from collections import Counter
 
 from data import features, shards
 from medvlp_jax import atomic
+from medvlp_jax.input import manifest
 from medvlp_jax.input.columns import label_names
 from medvlp_jax.input.exclusion import REASON, line_of
 from medvlp_jax.input.prepared import FORMAT
@@ -30,7 +31,8 @@ def finish(plan, summaries: list[dict], max_bad_share: float) -> dict:
     share, total = sum(map(len, bad.values())) / max(rows, 1), sum(s["examples"] for s in summaries)
     if share > max_bad_share or not total:
         raise ValueError(f"{plan.dataset}: {share:.1%} of the {rows:,} rows cannot be used, {max_bad_share:.1%} are allowed; "
-                         f"{_told(drops)}. Correct it, or give --max_bad_share: finished shards stay")
+                         f"{_told(drops)}. Correct it, or give --max_bad_share: finished shards stay"
+                         + (f". {manifest.LIFT_ROOT}" if manifest.OUTSIDE in drops else ""))
     for split in dict.fromkeys(s["split"] for s in summaries):
         own = [s for s in summaries if s["split"] == split]
         left = _joined(s["drops"] for s in own)

@@ -134,7 +134,7 @@ def main(argv=None) -> None:
     parser = argparse.ArgumentParser(prog="python -m data.prepare", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--dataset", required=True, help=f"manifest, {', '.join(sorted(datasets.READERS))}")
-    add("--src", required=True, help="root of the data set as in data/README.md, or the manifest (.csv, .jsonl)")
+    add("--src", required=True, help="root of the data set as in data/README.md, or the manifest (.csv, .jsonl, .parquet)")
     add("--out", required=True, help="a new folder, or one where this was begun")
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes; 0 works in this one")
     add("--size", type=int, default=256, help="long side in pixels; 256 for MLIP, 512 for MedKLIP's crops")

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from absl import logging
 from jax.sharding import Mesh
 
-from medvlp_jax import initial_weights, knowledge, leakage, method, optim, sharding, trees
-from medvlp_jax.input import examples, fractions, pipeline, sources, statements, studies, targets, tokens
+from medvlp_jax import agreement, initial_weights, knowledge, leakage, method, optim, sharding, trees
+from medvlp_jax.input import examples, file_check, fractions, pipeline, sources, statements, studies, targets, tokens
 from medvlp_jax.reports import vocab
 
 SPLITS = ("train", "val", "test")
@@ -38,21 +38,33 @@ class Experiment:
         """The data set's split; where targets are learnt, its examples that tell them, and in training data.fraction of those.
 
         The chosen examples are written to <workdir>/splits. With data.unit = "study" the images of a study are one example.
+
+        Raises:
+          agreement.Disagreement: another process would read other examples, or failed.
         """
         if split not in self.opened:
-            source, data, o = sources.make(self.config.data, split, self.config.seed), self.config.data, self.options
-            if o.targets:
-                source = fractions.Subset(source, targets.known_rows(source, o.needs, o.targets))
-            if split == "train" and data.fraction != 1:
-                source, digest = fractions.stored(source, data.fraction, data.fraction_seed, self.workdir / "splits")
-                logging.info("%d training examples, %g of all; split file SHA-256 %s", len(source), data.fraction, digest)
-            self.opened[split] = studies.Studies(source) if data.unit == "study" else source
+            self.opened[split] = agreement.on_all(
+                f"data (split {split})", lambda: self._open(split), lambda s: f"{len(s)} examples, fingerprint {s.fingerprint}"
+            )
         return self.opened[split]
+
+    def _open(self, split: str):
+        first = agreement.from_first if jax.process_count() > 1 else None
+        source = sources.make(self.config.data, split, self.config.seed, self.workdir, first)
+        data, o = self.config.data, self.options
+        if o.targets:
+            source = fractions.Subset(source, targets.known_rows(source, o.needs, o.targets))
+        if split == "train" and data.fraction != 1:
+            source, digest = fractions.stored(source, data.fraction, data.fraction_seed, self.workdir / "splits")
+            logging.info("%d training examples, %g of all; split file SHA-256 %s", len(source), data.fraction, digest)
+        return studies.Studies(source) if data.unit == "study" else source
 
     def has_split(self, split: str) -> bool:
         """Whether the data set has any example in that split; any other fault of the split is raised."""
         try:
             return len(self.source(split)) > 0
+        except agreement.Disagreement:
+            raise
         except ValueError as error:
             # a manifest that is all training rows, say, or has no masks in this split
             if "no row in split" in str(error) or "no example of the" in str(error):
@@ -226,6 +238,7 @@ def check_values(config) -> None:
         ("data.closed_world", config.data.closed_world, statements.CLOSED),
         ("data.blank_labels", config.data.blank_labels, statements.BLANKS),
         ("data.label_precedence", config.data.label_precedence, statements.PRECEDENCES),
+        ("data.check", config.data.check, file_check.LEVELS),
         ("schedule.kind", config.schedule.kind, optim.SCHEDULES),
     ):
         if value not in known:

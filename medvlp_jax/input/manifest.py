@@ -9,18 +9,23 @@ import functools
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from medvlp_jax.input import decode, statements
-from medvlp_jax.input.columns import entity_name, label_names, mask_paths, parse_json, source_name
+from medvlp_jax.input import decode, statements, verdicts
+from medvlp_jax.input.columns import entity_name, mask_paths, parse_json, source_name
 from medvlp_jax.input.masks import Masks
+from medvlp_jax.input.memo import Memo
 from medvlp_jax.input.rows import Rows, Table
+from medvlp_jax.input.splits import SPLITS, hash_split, owner, scan  # noqa: F401 - readers take some of them from here
 from medvlp_jax.reports import rules, sections, triplets, vocab
 
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val",
-          "dev": "val", "test": "test", "testing": "test"}
+OUTSIDE = "path outside root"
+LIFT_ROOT = ("paths outside the manifest's folder are read with data.root: give the folder above all images, such as "
+             "--config.data.root=/ (data.prepare: --root=/)")  # fmt: skip
 MIN_WORDS = 2  # a report below that ("normal", "___") is none
 
 
@@ -63,17 +68,14 @@ class ManifestSource:
         if not len(self.rows):
             found = ", ".join(f"{name}: {int((splits == name).sum())}" for name in ("train", "val", "test"))
             raise ValueError(f"{self.table.path.name} has no row in split {split!r} ({found})")
-        self._presence = {}
+        self._memo = Memo(len(self.table))
 
     def subset(self, keep) -> "ManifestSource":
         """The same source with only the examples `keep` (indices into this one)."""
         other = object.__new__(type(self))
-        other.__dict__ = {k: v for k, v in self.__dict__.items() if k != "fingerprint"}
-        other.rows, other._presence = self.rows[np.asarray(keep, np.int64)], {}
+        other.__dict__ = {k: v for k, v in self.__dict__.items() if k not in ("fingerprint", "contents", "has_reports")}
+        other.rows = self.rows[np.asarray(keep, np.int64)]
         return other
-
-    def __getstate__(self):
-        return {**self.__dict__, "_presence": {}}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -103,8 +105,8 @@ class ManifestSource:
             raise ValueError(f"path leads out of the root folder {self.root}")
         return full
 
-    def read(self, path: str, line: int, patient: str = "") -> bytes:
-        """A file that the manifest names at `line`.
+    def read(self, path: str, line: int, patient: str = "", how: Callable[[Path], Any] = Path.read_bytes):
+        """A file that the manifest names at `line`, as `how` reads it: its bytes.
 
         Raises:
           decode.ImageError: "missing file", with the path that was expected (the patient's identifier in it shown as *), or
@@ -113,9 +115,11 @@ class ManifestSource:
         if not path:
             raise decode.ImageError("missing file", f"line {line} names no image")
         try:
-            return self.resolve(path).read_bytes()
+            full = self.resolve(path)
         except ValueError as e:
-            raise decode.ImageError("path outside root", f"line {line}: {e}") from None
+            raise decode.ImageError(OUTSIDE, f"line {line}: {e}; {LIFT_ROOT}") from None
+        try:
+            return how(full)
         except OSError:
             expected = self.root / (path.replace(patient, "*") if patient else path)
             raise decode.ImageError("missing file", f"line {line}: expected {expected}") from None
@@ -133,17 +137,19 @@ class ManifestSource:
     @property
     def studies(self) -> np.ndarray:
         """Number of the study that an example is of, int64 (N,); an image without study_id is one of its own."""
-        seen, found = {}, []
-        for row in self.table:
+        found = np.empty(len(self.table), np.int64)
+        for number, row in enumerate(self.table):
             study = str(row.get("study_id") or "")
             key = source_name(row), str(row.get("patient_id") or ""), study, "" if study else str(row["image"])
-            found.append(seen.setdefault(key, len(seen)))
-        return np.array(found, np.int64)[self.rows]
+            found[number] = verdicts.hash_of("\0".join(key))
+        _, first, place = np.unique(found, return_index=True, return_inverse=True)
+        return np.argsort(np.argsort(first))[place][self.rows]  # numbered by their first row
 
     @property
     def projections(self) -> list[str]:
         """Projection of each example as its row gives it, in capitals."""
-        found = [str(row.get("view") or "").strip().upper() for row in self.table]
+        names = {}  # a text for each name, not for each row
+        found = [names.setdefault(name, name) for row in self.table for name in [str(row.get("view") or "").strip().upper()]]
         return [found[row] for row in self.rows.tolist()]
 
     def truth(self, index: int) -> dict:
@@ -186,14 +192,15 @@ class ManifestSource:
         return statements.withheld(row, *self._label_context(row))
 
     def _cached_presence(self, index: int, row: dict) -> np.ndarray:
-        """Presence of an example; what a report says is kept sparsely, since the filter costs as much as a small decode."""
-        if index not in self._presence:
+        """Presence of an example, which all loader processes of this source share (input/memo.py)."""
+        number = int(self.rows[index])
+        if (found := self._memo.get(number)) is None:
             dense = self.presence(row)
             cells = np.flatnonzero(dense != -1)
-            self._presence[index] = cells.astype(np.int16), dense.reshape(-1)[cells]
-        cells, values = self._presence[index]
+            self._memo.put(number, cells, dense.reshape(-1)[cells])
+            return dense
         dense = np.full((len(vocab.POSITIONS), len(vocab.ENTITIES)), -1, np.int8)
-        dense.reshape(-1)[cells] = values
+        dense.reshape(-1)[found[0]] = found[1]
         return dense  # (A, K)
 
     def presence(self, row: dict) -> np.ndarray:
@@ -216,15 +223,24 @@ class ManifestSource:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hash of the rows' contents, the label spaces and options that shape examples, and the size of every image file."""
+        return self._hash(with_files=True)
+
+    @functools.cached_property
+    def contents(self) -> str:
+        """Hash as `fingerprint`, without files: the same on hosts of which one lacks an image."""
+        return self._hash(with_files=False)
+
+    def _hash(self, with_files: bool) -> str:
         spaces = {k: [sorted(space.names), space.stated] for k, space in sorted(self.spaces.items())}
         options = [*self.rules, self.report_sections, spaces]
         digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
         for index in range(len(self)):
-            row = self.table[self.rows[index]]
-            try:
-                size = self.resolve(str(row.get("image") or "")).stat().st_size
-            except (OSError, ValueError):
-                size = -1
+            row, size = self.table[self.rows[index]], 0
+            if with_files:
+                try:
+                    size = self.resolve(str(row.get("image") or "")).stat().st_size
+                except (OSError, ValueError):
+                    size = -1
             digest.update(json.dumps([row, size], sort_keys=True, default=str).encode())
         return digest.hexdigest()
 
@@ -233,49 +249,3 @@ class ManifestSource:
 def _reported(text: str) -> np.ndarray:
     """What the report filter reads, int8 (A, K); not to be written to."""
     return triplets.presence(rules.extract(text) if text else ()).astype(np.int8)
-
-
-def owner(row: dict) -> str:
-    """Whose image a row is: its patient; where none is given its study, without that its own."""
-    return str(row.get("patient_id") or row.get("study_id") or row["image"])
-
-
-def scan(table: Table, ratios=(0.8, 0.1)) -> tuple[np.ndarray, dict[str, statements.Space]]:
-    """One pass over the table -> split name of each row (n,), {source: its labels}. Checks patients and JSON columns."""
-    splits, names, stated, first = [], {}, set(), {}
-    for row, line in zip(table, table.lines.tolist(), strict=True):
-        source, patient = source_name(row), str(row.get("patient_id") or row.get("study_id") or "")
-        what = "patient" if row.get("patient_id") else "study"
-        try:
-            listed, *other = (label_names(row, column) for column in ("labels", "absent", "uncertain"))
-            names.setdefault(source, set()).update(listed, *other)
-            if any(other):
-                stated.add(source)
-            parse_json(row, "boxes", [])
-            parse_json(row, "masks", {})
-            parse_json(row, "severity", {})
-            statements.check_row(row)
-        except ValueError as e:
-            raise ValueError(f"{table.path.name}, line {line}: {e}") from None
-        if "split" in table.columns:
-            split = SPLITS.get(str(row["split"] or "").strip().lower())
-            if split is None:
-                raise ValueError(f"{table.path.name}, line {line}: split {row['split']!r}; expected train, val or test")
-        else:
-            split = hash_split(source, owner(row), ratios)
-        splits.append(split)
-        if patient:
-            before, there = first.setdefault((source, what, patient), (split, line))
-            if before != split:
-                raise ValueError(f"{table.path.name}: lines {there} ({before}) and {line} ({split}) are of one {what} in two "
-                                 "splits, so that scores would be too good; correct the split column, or leave it out for a "
-                                 "patient-wise split")
-    return np.array(splits), {k: statements.Space(frozenset(v), k in stated) for k, v in names.items()}
-
-
-def hash_split(source: str, key: str, ratios=(0.8, 0.1)) -> str:
-    """The split of a patient (or image) by hash: the same in every run, on every machine and whatever other rows there are."""
-    digest = hashlib.sha256(json.dumps([source, key]).encode()).digest()
-    fraction = int.from_bytes(digest[:8], "big") / 2**64
-    train, val = ratios
-    return "train" if fraction < train else "val" if fraction < train + val else "test"

@@ -108,6 +108,12 @@ def forget() -> None:
     _sentence.cache_clear()
 
 
+def remember(share: float) -> None:
+    """Forgets all sentences, and keeps from now on this share of as many: for one of several worker processes."""
+    global _sentence
+    _sentence = functools.lru_cache(int(share * _CACHED_SENTENCES))(_sentence.__wrapped__)
+
+
 def _implied(item: matcher.Item, groups: list[tuple], rest: bool):
     """Mentions of what a normal statement denies."""
     one_sided = len(frozenset().union(*(sides for _, sides in groups))) == 1

@@ -88,7 +88,10 @@ def report_text(report: str, sections_wanted: Iterable[str] = ("impression", "fi
     return _report_text(report, tuple(sections_wanted))
 
 
-@functools.lru_cache(100_000)  # every epoch asks again; 0.1 GB of reports
+_CACHED_REPORTS = 100_000  # every epoch asks again; 0.1 GB of reports
+
+
+@functools.lru_cache(_CACHED_REPORTS)
 def _report_text(report: str, sections_wanted: tuple[str, ...]) -> str:
     if ":" not in report and not _BANNER.search(report):
         return report.replace("\r\n", "\n").strip()  # no heading: what the rest of this function would find, sooner
@@ -103,6 +106,12 @@ def _report_text(report: str, sections_wanted: tuple[str, ...]) -> str:
 def forget() -> None:
     """Empties the cache of reports."""
     _report_text.cache_clear()
+
+
+def remember(share: float) -> None:
+    """Forgets all reports, and keeps from now on this share of as many: for one of several worker processes."""
+    global _report_text
+    _report_text = functools.lru_cache(int(share * _CACHED_REPORTS))(_report_text.__wrapped__)
 
 
 def sentences(text: str) -> list[tuple[int, int]]:

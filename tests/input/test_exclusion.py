@@ -17,7 +17,7 @@ DICOM = "02aa804e-bde0afdd-112c0b34-7bc16630-4e384014"
 
 def data(name, path, **more):
     fields = {"root": "", "closed_world": "auto", "sections": ("findings",), "max_bad_share": 0.0, "examples": {},
-              "exclude": (), "views": "all", "blank_labels": "unknown",
+              "exclude": (), "check": "header", "views": "all", "blank_labels": "unknown",
               "label_precedence": "report", "annotations": "", "mixture": ()}  # fmt: skip
     return ConfigDict({"name": name, "path": str(path), **fields, **more})
 

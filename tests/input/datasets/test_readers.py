@@ -230,7 +230,8 @@ def test_uncertain_labels_are_no_class(tmp_path):
 def test_by_name_from_a_config(tmp_path):
     data = ConfigDict({"name": "chestxray14", "path": str(fill(tmp_path, CXR14)), "root": "", "closed_world": "auto",
                        "blank_labels": "unknown", "label_precedence": "report", "annotations": "",
-                       "sections": ("findings",), "max_bad_share": 0.0, "views": "frontal", "examples": {}})  # fmt: skip
+                       "sections": ("findings",), "max_bad_share": 0.0, "check": "header", "views": "frontal",
+                       "examples": {}})  # fmt: skip
     source = sources.make(data, "test", 0)
     assert len(source) == 2 and source[0]["finding_labels"] == {
         "Infiltration": 1, "Hernia": 1, "No Finding": 0, "Pleural_Thickening": 0}  # fmt: skip
