@@ -75,8 +75,9 @@ def _phrases():
         for phrase in phrases:
             yield phrase, "side", sides
     for cue, phrases in cues.CUES.items():
+        kind, _, value = cue.partition(":")
         for phrase in phrases:
-            yield phrase, cue, None
+            yield phrase, kind, value or None
     for phrase in lexicon.NOTHING:
         yield phrase, "nothing", None
 
@@ -125,6 +126,8 @@ def canonical(word: str) -> str:
     """The vocabulary's form of a lower-case word: singular, misspellings mended; other words as they are."""
     if word in _WORDS:
         return word
+    if word[0].isdigit():
+        return "#"
     if word in ("n't", "n’t"):
         return "not"
     if _BLANK.fullmatch(word):

@@ -7,12 +7,14 @@ Words are in `lexicon`, `anatomy` and `cues`. What a reader may rely on:
 - position: the finest of the 51 that the sentence gives; "bilateral" gives a left and a right mention (lung bases and
   apices have a position for both); a stated anatomy outside the 51 is "other", none at all "unspecified".
 - an enlarged heart is cardiomegaly, by whichever words.
+- what an earlier image showed, and why the image was taken, is not read (`not_this_image`).
 - implied (switch, on by default): "normal heart size" also denies cardiomegaly, "the lungs are clear" also denies
   opacity, consolidation and infiltrate. The table `IMPLIED` has the reasons.
 """
 import functools
+import itertools
 
-from medvlp_jax.reports import attach, matcher, places, scopes
+from medvlp_jax.reports import attach, matcher, not_this_image, places, scopes
 from medvlp_jax.reports.anatomy import resolve
 from medvlp_jax.reports.sections import sentences
 from medvlp_jax.reports.triplets import Mention
@@ -65,7 +67,7 @@ def _clause_mentions(clause: list[matcher.Item], before: list[tuple]) -> list[tu
     """
     clause = _drop_idle(clause)
     scopes.assign(clause)
-    clause = places.merge([item for item in clause if item.kind != "affirm"])
+    clause = places.merge([item for item in clause if item.kind not in ("affirm", "pronoun")])
     attach.attach(clause)
     if before and clause and clause[0].kind == "stop":
         for item in clause:
@@ -81,14 +83,44 @@ def _clause_mentions(clause: list[matcher.Item], before: list[tuple]) -> list[tu
     return out
 
 
+_PRONOUN_GONE = frozenset({"neg", "neg_post", "gone_post"})
+
+
+def _elliptical(clause: list[matcher.Item], before: list[tuple]) -> list[tuple]:
+    """The finding of the clause before at the side that a clause without a finding names.
+
+    "No effusion on the right; small on the left", "the left opacity has cleared while that on the right persists". Only
+    where one finding can be meant.
+    """
+    kinds = [item.kind for item in clause]
+    nouns = {item.value.entity: item for item, *_ in before if not (item.value.adjective or scopes.is_normal(item))}
+    if "finding" in kinds or len(nouns) != 1 or not {"affirm", "pronoun"}.intersection(kinds):
+        return []
+    at = [item.value for item in places.merge(clause) if item.kind == "anatomy"]
+    if not any(place.sides for place in at):
+        return []
+    (told,) = nouns.values()
+    item = matcher.Item("finding", told.value, told.first, told.last, told.start, told.end)
+    item.places = at
+    item.exists = 0 if _PRONOUN_GONE.intersection(kinds) else told.exists or 1
+    return [(item, places.settle(item), True)]
+
+
 @functools.lru_cache(maxsize=_CACHED_SENTENCES)
 def _sentence(text: str, implied: bool) -> tuple[Mention, ...]:
     """Mentions of one sentence, with spans in it."""
     out: dict[Mention, None] = {}
+    clauses = scopes.clauses(matcher.items(text))
+    if not clauses or not_this_image.is_asked(text):
+        return ()
     found: list[tuple] = []
-    for clause in scopes.clauses(matcher.items(text)):
-        found = _clause_mentions(clause, found)
-        for item, settled, rest in found:
+    begins = [0, *(clause[0].start for clause in clauses[1:]), len(text)]
+    for clause, (begin, end) in zip(clauses, itertools.pairwise(begins), strict=True):
+        before, found = found, _clause_mentions(clause, found)
+        if not_this_image.of_earlier_image(text[begin:end]):
+            found = []
+            continue
+        for item, settled, rest in found or _elliptical(clause, before):
             entity, exists = item.value.entity, item.exists
             groups = [(group, place.sides) for place in settled for group in place.groups]
             for group, sides in groups:

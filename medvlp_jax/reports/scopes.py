@@ -2,14 +2,21 @@
 
 The idea is NegEx's (triggers with a scope that ends at conjunctions), on phrases instead of a window of words, and with
 lists read as lists: the comma in "no effusion, edema or pneumothorax" does not end the negation, the one in "no
-effusion, mild edema" does.
+effusion, mild edema" does. After a comma these begin a statement of their own: a size, side, number or adjective of
+something that is there, a zone of the lungs, an uncertainty, a thing that is never listed as absent (low volumes, a
+device), or a finding with a verb of its own; but not where an "or" of the same list follows.
 """
 from medvlp_jax.reports import vocab
+from medvlp_jax.reports.anatomy import LUNG_ZONES
 from medvlp_jax.reports.matcher import Item
 
 _NORMAL = frozenset(vocab.NORMAL) | {vocab.EXCLUDED}
 # Things everyone has: "the markings are normal" denies what their mention alone would state.
 _ORDINARY = frozenset({"marking", "engorgement"})
+# What no one lists as absent without an "or".
+_NEVER_LISTED = frozenset({"low", "degenerative", "tortuous", "borderline", "hyperinflate", "expand", *vocab.DEVICES})
+_ZONES = LUNG_ZONES - {"hilum", "both hila", "lung"}
+_UNCERTAIN = ("unc", "unc_clause", "unsure", "if_any")
 
 
 def is_normal(item: Item) -> bool:
@@ -40,10 +47,12 @@ def clauses(items: list[Item]) -> list[list[Item]]:
     verb of its own ("the lungs are clear and the heart is enlarged")."""
     out, current, some = [], [], False
     for k, item in enumerate(items):
-        if item.kind == "stop":
+        if item.value == "semicolon" and some and _list_in_pieces(current, items, k + 1):
+            current.append(Item("comma", None, item.first, item.last, item.start, item.end))
+        elif item.kind == "stop":
             out.append(current)
             current, some = [item], False
-        elif some and item.kind in ("comma", "and") and _own_statement(items, k + 1):
+        elif some and item.kind in ("comma", "and") and (_own_statement(items, k + 1) or _elliptical(items, k + 1)):
             out.append(current)
             current, some = [], False
         else:
@@ -67,20 +76,92 @@ def _own_statement(items: list[Item], k: int) -> bool:
     return False
 
 
+def _elliptical(items: list[Item], k: int) -> bool:
+    """Whether a size and a side come next but no finding ("No effusion on the left, small one on the right")."""
+    size = side = False
+    for item in items[k:]:
+        if item.kind in ("affirm", "pronoun"):
+            size = True
+        elif item.kind in ("side", "place"):
+            side = True
+        elif item.kind in ("comma", "stop"):
+            break
+        elif item.kind not in ("prep", "verb", "gone_post", "neg_post"):
+            return False
+    return size and side
+
+
+def _list_in_pieces(clause: list[Item], items: list[Item], k: int) -> bool:
+    """Whether bare findings with an "or" follow a negated clause ("No edema; effusion or pneumothorax")."""
+    kinds = set()
+    for item in items[k:]:
+        if item.kind == "stop":
+            break
+        kinds.add("normal" if item.kind == "finding" and is_normal(item) else item.value or item.kind
+                  if item.kind == "verb" else item.kind)
+    return "or" in kinds and kinds <= {"finding", "place", "comma", "or", "closing"} and any(i.kind == "neg" for i in clause)
+
+
 def _list_goes_on(clause: list[Item], k: int) -> bool:
     """Whether an "or" follows before the clause turns: then the comma at k is one of a list."""
     for item in clause[k + 1:]:
         if item.kind == "or":
             return True
-        if item.kind in ("neg", "restart", "with", "gone") or (item.kind == "finding" and is_normal(item)):
+        if (item.kind in ("neg", "restart", "with", "gone", "gone_post", "link", "versus", *_UNCERTAIN)
+                or (item.kind == "finding" and is_normal(item)) or (item.kind == "verb" and item.value != "closing")):
             return False
     return False
 
 
+def _heads(clause: list[Item], k: int) -> list[Item]:
+    """The items of the first phrase after k: one phrase may be a finding and a cue."""
+    return [item for item in clause[k + 1:k + 4] if item.first == clause[k + 1].first]
+
+
+def _own_predicate(clause: list[Item], k: int) -> bool:
+    """Whether the next finding has a verb or a state of its own ("effusion is small", "effusion unchanged")."""
+    finding = False
+    for n, item in enumerate(clause[k + 1:], k + 1):
+        if item.kind == "finding" and not is_normal(item) and not (finding and not item.value.adjective):
+            finding = True
+        elif item.kind == "verb" and finding:
+            run = [i for i in clause[n:n + 4] if i.kind == "verb"]
+            return all(i.value != "closing" for i in run)
+        elif finding and item.kind == "affirm":
+            return item.value == "still"
+        elif item.kind not in ("affirm", "place", "side"):
+            return False
+    return False
+
+
+def _bare_item_follows(clause: list[Item], k: int) -> bool:
+    """Whether a later comma is followed by a finding without a size or side ("large effusion, pneumothorax")."""
+    return any(item.kind == "comma" and n + 1 < len(clause) and clause[n + 1].kind in ("finding", "place")
+               and not _turns(clause, n) for n, item in enumerate(clause[k + 1:], k + 1))
+
+
 def _turns(clause: list[Item], k: int) -> bool:
     """Whether the comma or "and" at k begins something that is stated on its own."""
-    following = clause[k + 1] if k + 1 < len(clause) else None
-    return following is not None and following.kind in ("affirm", "restart") and not _list_goes_on(clause, k)
+    if k + 1 >= len(clause):
+        return False
+    heads = _heads(clause, k)
+    kinds, values = {item.kind for item in heads}, {item.value for item in heads if item.kind == "affirm"}
+    if "still" in values or "restart" in kinds:
+        return True
+    if "large" in values:
+        return not _list_goes_on(clause, k) and not _bare_item_follows(clause, k)
+    if clause[k].kind == "and" and "side" in kinds and clause[k - 1].kind in ("side", "place"):
+        return False  # "in the right and left lung"
+    return ((not kinds.isdisjoint({"affirm", "side", *_UNCERTAIN}) or any(
+        (item.kind == "place" and not _ZONES.isdisjoint(item.value))
+        or (item.kind == "finding" and item.value.entity in _NEVER_LISTED) for item in heads)
+        or _own_predicate(clause, k)) and not _list_goes_on(clause, k))
+
+
+def _fronted(clause: list[Item], k: int) -> bool:
+    """Whether the cue at k comes before what it denies ("no longer seen is the pneumothorax", "resolved edema")."""
+    return (k + 1 < len(clause) and clause[k + 1].kind in ("verb", "side", "place", "finding", "affirm")
+            and not any(item.kind == "finding" for item in clause[:k]))
 
 
 def assign(clause: list[Item]) -> None:
@@ -99,11 +180,11 @@ def assign(clause: list[Item]) -> None:
                 item.exists = state
                 if scope == "next":
                     state, scope = 1, ""
-        elif kind in ("neg", "gone"):
+        elif kind in ("neg", "gone") or (kind in ("neg_post", "gone_post") and _fronted(clause, k)):
             state, scope = 0, "list"
         elif kind == "neg_next":
             state, scope = 0, "next"
-        elif kind in ("unc", "unc_clause", "unsure"):
+        elif kind in _UNCERTAIN and not (kind == "if_any" and _said_before(clause, k)):
             if state == 1 or kind == "unsure":
                 state, scope = 2, "clause" if kind == "unc_clause" else "list"
         elif kind in ("stop", "restart", "otherwise", "with"):
@@ -118,14 +199,20 @@ def assign(clause: list[Item]) -> None:
     for k, item in enumerate(clause):
         if item.kind in ("neg_post", "gone_post"):
             _backwards(clause, k, 0)
-        elif item.kind == "unc_post" or (item.kind == "unc" and _predicate_cue(clause, k)):
+        elif (item.kind == "unc_post" or (item.kind == "unc" and _predicate_cue(clause, k))
+              or (item.kind == "if_any" and _said_before(clause, k))):
             _backwards(clause, k, 2)
-        elif item.kind == "neg" and k and clause[k - 1].kind == "colon" and not _finding_follows(clause, k):
+        elif item.kind in ("neg", "denial") and k and clause[k - 1].kind == "colon" and not _finding_follows(clause, k):
             _backwards(clause, k, 0)
         elif item.kind == "versus":
             _backwards(clause, k, 2)
             _forward_one(clause, k)
     _alternatives(clause)
+
+
+def _said_before(clause: list[Item], k: int) -> bool:
+    """Whether a finding stands right before "if any" ("Effusion, if any, is small")."""
+    return clause[k - 1 - (k > 1 and clause[k - 1].kind == "comma")].kind == "finding" if k else False
 
 
 def _predicate_cue(clause: list[Item], k: int) -> bool:
@@ -141,11 +228,12 @@ def _finding_follows(clause: list[Item], k: int) -> bool:
 def _backwards(clause: list[Item], k: int, exists: int) -> None:
     """Gives a cue's value to the finding before it and those listed with it ("edema or mass is not seen")."""
     joined, some = False, False
+    doubted = any(item.value == "absence" for item in clause[:k])  # "absence of a fracture cannot be assured"
     for item in reversed(clause[:k]):
         if item.kind == "finding":
             if is_normal(item) or (item.value.needs and "absent" not in item.value.needs):
                 continue
-            if exists == 0 or item.exists == 1:
+            if exists == 0 or item.exists == 1 or doubted:
                 item.exists = exists
             some = True
         elif item.kind in ("or", "and"):
