@@ -7,7 +7,7 @@ A number is the word `#`.
 
 CUES = {
     # Absent: all that follows, until the clause turns.
-    "neg": ["no", "without", "denies|deny|denied", "negative for", "free of|from", "clear of",
+    "neg": ["no", "without", "denies|deny|denied", "negative for", "free of|from", "clear of", "otherwise clear of",
             "neither", "nor", "rather than", "instead of",
             "not have|show|demonstrate|reveal|contain|exhibit|see|identify|suggest|find|detect|appreciate|visualize",
             "absent", "absent is|are", "no evidence of|for", "no sign of", "devoid of", "never",
@@ -24,16 +24,19 @@ CUES = {
     # Absent, after a colon only ("Pneumothorax: negative").
     "denial": ["negative", "neg", "n"],
     # Gone since the last study: what came before ("has resolved"), what follows ("resolution of").
-    "gone_post": ["removal", "resolved", "cleared", "disappeared", "removed", "extubated", "gone", "vanished",
-                  "no longer clearly? seen|present|visualized|visualised|identified|evident|appreciated|apparent|"
+    "gone_post": ["resolved", "cleared", "disappeared", "removed", "extubated", "gone", "vanished",
+                  "taken out|down", "discontinued",
+                  "re expanded", "no longer clearly? seen|present|visualized|visualised|identified|evident|appreciated|apparent|"
                   "visible|noted|demonstrated|there"],
+    "gone_post:removal": ["removal"],
     "gone": ["complete|interval? resolution of", "complete|interval? clearing of",
              "complete|interval? disappearance of", "interval? removal of", "cleared of", "no longer have|has|show|contain"],
     # Uncertain: the next finding and what is coordinated with it; what came before, if nothing follows.
-    "unc": ["possible|possibly|probable|probably|likely|unlikely|suspected|questionable|potential|potentially|"
+    "unc:adverb": ["possible|possibly|probable|probably|likely|questionable|questionably", "prob|poss|susp"],
+    "unc": ["unlikely|suspected|potential|potentially|"
             "presumed|presumably|perhaps|maybe|equivocal|suspect|question|questioned|suggested|considered|favor|"
             "favored|favoring|either|whether|if|uncertain|unclear|doubt|doubtful|query|queried|conceivably|conceivable", "?",
-            "whether|if there is|are|was|were|may|might", "cannot|not say|state|be sure|certain|confident that? there is|are no",
+            "whether|if there is|are|was|were|may|might", "cannot|not say|state|confirm that? there is|are no", "not sure|certain|confident that? there is|are no",
             "suspicious|suspicion|concern|concerning|worrisome|worry for|of|about", "more|most|less|very likely",
             "cannot exclude|excluded", "can|ca not exclude|rule", "can|ca not rule out", "cannot rule out", "cannot r / o",
             "can|ca not completely|entirely|definitively exclude", "cannot completely|entirely|definitively exclude", "rule out", "r / o", "r o",
@@ -48,6 +51,8 @@ CUES = {
                    "diagnostic? consideration would? include",
                    "raise|raising the? possibility|question|concern|suspicion of|for", "possibility of", "to suggest",
                    "unlikely to represent|be", "consider", "can be seen with|in"],
+    # ... and what came before ("apparent cardiomegaly may be projectional").
+    "unc_clause:artifact": ["may|might|could be projectional|artifactual|positional|technical|spurious"],
     "unc_post": ["cannot|not be? entirely|completely? excluded", "can not be entirely|completely? excluded",
                  "cannot be ruled out", "cannot be confirmed|assessed|evaluated|determined", "not ruled out",
                  "difficult to assess|evaluate|confirm",
@@ -57,7 +62,7 @@ CUES = {
                  "consideration|possibility|concern", "is|remain of concern",
                  "should|must be excluded", "need to be excluded", "should|must be ruled out", "not unlikely",
                  "difficult to detect|see|appreciate|identify", "not assessable|evaluable|confirmed or excluded",
-                 "may|might|could be projectional|artifactual|positional|technical|spurious|accentuated|exaggerated|magnified", "may|might|could be present|there",
+                 "may|might|could be present|there",
                  "may|might|could not be", "suboptimally seen|evaluated"],
     # Uncertain: the finding right before it; the next one, if there is none ("small, if any, effusion").
     "if_any": ["if any|present ,?", "if at all ,?"],
@@ -65,7 +70,7 @@ CUES = {
     "versus": ["versus", "vs", "v", "is|are? favored|preferred over", "more|less likely than"],
     # Ends every scope.
     "stop:semicolon": [";"],
-    "stop": ["but", "however", "although", "though", "except for?", "aside|apart from", "other than", "yet",
+    "stop": ["but", "period", "however", "although", "though", "except for?", "aside|apart from", "other than", "yet",
              "while", "with the exception of", "whereas", "despite", "besides", "nevertheless", "additionally",
              "after", "following", "none on|in|at the? left|right|other|remaining side?|lung?", "none left|right"],
     # Starts an affirmed statement.
@@ -79,7 +84,8 @@ CUES = {
                 "no|without significant|interval|appreciable|substantial|relevant|new? interval? change|increase|"
                 "decrease|difference|improvement|progression|worsening in|of|from?", "not only|as",
                 "not significantly? changed|different|increased|decreased|improved|progressed|worse",
-                "not seen|present on|in the? prior|previous|comparison",
+                "not seen|present on|in the? prior|previous|comparison|initial|earlier|old|first|admission|outside|field",
+                "not seen|present previously|before", "may|might|could account for", "may|might|could explain",
                 "partial|partially|incompletely|incomplete|near|nearly|almost|largely|mostly|partly complete|completely? resolved|gone|"
                 "resolution|cleared|clearing of?",
                 "not yet? completely|fully|entirely? resolved|cleared", "not well? included|imaged", "no doubt",
@@ -89,7 +95,7 @@ CUES = {
     "unsure": ["with or without", "+/-"],
     "and": ["and", "as well as", "/", "&", "plus", "along with"],
     "or": ["or", "and / or"],
-    "comma": [","],
+    "comma": [",", "comma"],
     "colon": [":"],
     "with": ["with", "w /"],
     "verb": ["is|are|was|were|be|been|has|have|appear|remain|show|demonstrate|reveal|"
@@ -105,17 +111,18 @@ CUES = {
     # After a comma or "and" these begin something that is there ("no effusion, mild edema").
     "affirm": ["mild|mildly|moderate|moderately|minimal|minimally|chronic|patchy|scattered|"
                "extensive|severe|increased|increasing|worsening|multiple|trace|tiny|slight|slightly|marked|diffuse|"
-               "also|the|a|an|improved|improving|status|some|overall|small|new|newly|mod|min|linear|streaky|"
+               "also|improved|improving|status|some|overall|small|new|newly|mod|min|linear|streaky|"
                "bandlike|platelike|discoid|subsegmental|several|few|two|three|four|five|hazy|faint|dense|rounded|bulky|"
                "decreased|decreasing|enlarging|smaller|larger|developing|dependent|layering|loculated|compressive|only|just",
                "# mm|cm", "# x # mm|cm", "# by # mm|cm"],
+    "affirm:article": ["the|a|an"],
     # ... even where an "or" follows ("no edema, unchanged scarring or atelectasis").
     "affirm:still": ["unchanged|stable|persistent|persisting|again|known|old|healed|still|his|her|this|these"],
     # ... unless the list goes on ("no consolidation, large effusion, pneumothorax").
     "affirm:large": ["large|sizable|sizeable|massive"],
-    "otherwise": ["otherwise", "o / w"],
+    "otherwise": ["otherwise", "o / w", "otherwise clear", "o / w clear"],
     # Stands for the finding before ("that on the left").
     "pronoun": ["that|those|one"],
     # "The lungs are otherwise clear" does not deny what was named before.
-    "rest": ["remaining|remainder|rest|elsewhere|portion"],
+    "rest": ["remaining|remainder|rest|elsewhere|portion", "otherwise clear of"],
 }

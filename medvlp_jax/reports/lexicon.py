@@ -13,7 +13,7 @@ ENTITIES = {
     "normal": ["~normal", "~within normal? limit", "~nl", "~within limit of normal", "~wnl", "~midline !place",
                "~negative chest|study|exam|examination|radiograph", "~physiologic", "~normal limit",
                "~age appropriate", "~appropriate for age", "~preserved"],
-    "clear": ["~clear !place", "~clear of !place"],
+    "clear": ["~clear !place", "~otherwise clear @lung", "~otherwise clear of @lung", "~o / w clear @lung", "~clear of !place"],
     "sharp": ["~sharp", "~well defined !place"],
     "sharply": ["~sharply", "~sharply defined|demarcated|outlined|marginated"],
     "unremarkable": ["~unremarkable"],
@@ -26,7 +26,7 @@ ENTITIES = {
                 "airspace process|change", "air space disease|process|change", "ground glass", "groundglass",
                 "whiteout", "white out", "shadowing"],
     "pneumothorax": ["pneumothorax", "ptx|pnx|pntx", "pleural air collection?", "hydropneumothorax", "hemopneumothorax"],
-    "edema": ["edema", "oedema"],
+    "edema": ["edema", "oedema", "adema"],
     "atelectasis": ["atelectasis", "atx|atel", "~atelectatic", "atelectatic change"],
     "tube": ["tube", "tubing", "ett", "ngt", "ogt", "dht", "trach", "tracheostomy", "dobhoff", "dobbhoff", "~intubated"],
     "consolidation": ["consolidation", "consol", "~consolidative", "~consolidated", "~consolidating"],
@@ -35,7 +35,7 @@ ENTITIES = {
     "enlarge": ["~enlarged", "enlargement", "~enlarging", "~large !heart", "~increased in? size !heart",
                 "~increased !heart"],
     "tip": ["tip"],
-    "low": ["~low !volumes,lung", "~reduced !volumes", "~decreased|decreasing !volumes", "~diminished !volumes",
+    "low": ["~low !volumes,lung", "~lower !volumes", "~reduced !volumes", "~decreased|decreasing !volumes", "~diminished !volumes",
             "~small !volumes", "hypoinflation @volumes", "~hypoinflated @volumes", "hypoventilation @volumes",
             "~hypoventilatory @volumes", "~underinflated @volumes", "underinflation @volumes",
             "hypoexpansion @volumes", "~hypoexpanded @volumes", "hypoaeration @volumes", "~hypoaerated @volumes",
@@ -143,7 +143,7 @@ ENTITIES = {
                         "chronic lung? change @lung", "narrowing", "lobectomy", "pneumonectomy", "mastectomy",
                         "resection"],
     "excluded_obs": ["~unchanged !place", "~similar !place", "sternotomy", "cabg", "status post", "s / p", "bypass",
-                     "postoperative|postsurgical|surgical change?"],
+                     "postoperative|postsurgical change?", "surgical change"],
 }
 
 # Phrases that only look like findings, anatomies or cues: read as a whole, they say nothing.
@@ -155,6 +155,6 @@ NOTHING = [
     "normal variant", "normal sinus", "low grade|density|dose|lying|attenuation", "previous|prior finding",
     "clinical finding", "skin fold", "left lateral", "lateral decubitus", "non ___", "limit evaluation", "heart rate",
     "no more than", "no? further evaluation", "with contrast", "side marker", "fat planes?", "chest tube site",
-    "right now", "right away", "left over", "gone up|down|from", "line the", "clinical setting|context", "right setting|context",
+    "right now", "right away", "postoperative day", "time period", "left over", "gone up|down|from", "line the", "clinical setting|context", "right setting|context",
     "right clinical setting|context",
 ]

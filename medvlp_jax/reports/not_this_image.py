@@ -3,17 +3,17 @@ import re
 
 _STUDY = r"(?:study|exam|examination|film|radiograph|x-?ray|image|cxr|scan|ct)s?\b"
 _EARLIER = r"(?:prior|previous|preceding|earlier|old|outside|yesterday['’]?s|last (?:week|night|month)['’]?s|comparison)"
-_MAYBE = re.compile(r"(?i)prior|previous|earlier|preceding|yesterday|outside|comparison|\bold\b|\blast\b")
+_MAYBE = re.compile(r"(?i)prior|previous|earlier|preceding|yesterday|outside|comparison|that|\bold\b|\blast\b")
 # "The previous radiograph showed ...", "was seen on the prior study", "on the prior film there was ..."
 _THEN = re.compile(
     rf"(?i)\b{_EARLIER} (?:\w+ ){{0,3}}?{_STUDY}(?: (?:of|from|dated) [\w/]{{1,12}})? (?:had )?(?:showed|demonstrated|revealed)\b|"
-    rf"\b(?:was|were|had|seen|noted|present|identified)\b[^;]{{0,90}}\b(?:on|in|at) (?:the |his |her |a |an )?"
+    rf"\b(?:was|were|had)\b[^;]{{0,90}}\b(?:on|in|at) (?:the |his |her |a |an )?"
     rf"{_EARLIER} (?:\w+ ){{0,3}}?{_STUDY}|"
-    rf"\A\W*(?:on|in|at) (?:the |his |her |a |an )?{_EARLIER} (?:\w+ ){{0,3}}?{_STUDY}[^;]{{0,30}}\b(?:was|were|showed|had)\b")
+    rf"\A\W*(?:on|in|at) (?:the |his |her |a |an )?(?:{_EARLIER}|that) (?:\w+ ){{0,3}}?{_STUDY}[^;]{{0,30}}\b(?:was|were|showed|had)\b")
 _NOW = re.compile(
     r"(?i)\b(?:is|are|has|have|remains?|persists?|persistent|now|no|not|none|today|current(?:ly)?|again|still|also|"
     r"unchanged|stable|similar|resolved|cleared|improved|increased?|increasing|decreased?|decreasing|larger|smaller|new|worse|"
-    r"worsened|worsening|progressed|continues?|compared|comparison is|than|since|removed|gone|appears?|represents?|may|could)\b")
+    r"worsened|worsening|progressed|continues?|compared|comparison is|than|since|removed|gone|appears?|represents?|may|could|resolution|clearing|removal|disappearance)\b")
 
 _ASKED = re.compile(
     r"(?i)\s*(?:clinical |patient )?(?:history|indications?|reason(?: for (?:the )?(?:exam(?:ination)?|study))?|"

@@ -83,7 +83,8 @@ def _clause_mentions(clause: list[matcher.Item], before: list[tuple]) -> list[tu
     return out
 
 
-_PRONOUN_GONE = frozenset({"neg", "neg_post", "gone_post"})
+_ELLIPTICAL = frozenset({"affirm", "pronoun", "neg_next"})
+_ELLIPTICAL_ABSENT = frozenset({"neg", "neg_next", "neg_post", "gone_post"})
 
 
 def _elliptical(clause: list[matcher.Item], before: list[tuple]) -> list[tuple]:
@@ -92,9 +93,10 @@ def _elliptical(clause: list[matcher.Item], before: list[tuple]) -> list[tuple]:
     "No effusion on the right; small on the left", "the left opacity has cleared while that on the right persists". Only
     where one finding can be meant.
     """
+    clause = _drop_idle(clause)
     kinds = [item.kind for item in clause]
     nouns = {item.value.entity: item for item, *_ in before if not (item.value.adjective or scopes.is_normal(item))}
-    if "finding" in kinds or len(nouns) != 1 or not {"affirm", "pronoun"}.intersection(kinds):
+    if "finding" in kinds or len(nouns) != 1 or not _ELLIPTICAL.intersection(kinds):
         return []
     at = [item.value for item in places.merge(clause) if item.kind == "anatomy"]
     if not any(place.sides for place in at):
@@ -102,7 +104,7 @@ def _elliptical(clause: list[matcher.Item], before: list[tuple]) -> list[tuple]:
     (told,) = nouns.values()
     item = matcher.Item("finding", told.value, told.first, told.last, told.start, told.end)
     item.places = at
-    item.exists = 0 if _PRONOUN_GONE.intersection(kinds) else told.exists or 1
+    item.exists = 0 if _ELLIPTICAL_ABSENT.intersection(kinds) else told.exists or 1
     return [(item, places.settle(item), True)]
 
 

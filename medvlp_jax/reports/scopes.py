@@ -36,6 +36,8 @@ def is_epithet(clause: list[Item], k: int) -> bool:
     for i in range(k + 1, len(clause)):
         item = clause[i]
         if item.kind == "finding":
+            if clause[k].value.entity == "intact" and item.value.entity in vocab.DEVICES:
+                return False  # "intact leads" says so of the leads
             return not is_normal(item) and not is_predicate(clause, i)
         if item.kind not in ("side", "place", "affirm", "unc"):
             return False
@@ -77,16 +79,20 @@ def _own_statement(items: list[Item], k: int) -> bool:
 
 
 def _elliptical(items: list[Item], k: int) -> bool:
-    """Whether a size and a side come next but no finding ("No effusion on the left, small one on the right")."""
+    """Whether a size (or a pronoun, or "not") and then a side come next but no finding: "No effusion on the left, small one
+    on the right"."""
     size = side = False
     for item in items[k:]:
-        if item.kind in ("affirm", "pronoun"):
+        if item.kind in ("pronoun", "neg_next") or (item.kind == "affirm" and item.value != "article"):
             size = True
         elif item.kind in ("side", "place"):
-            side = True
+            if not size:
+                return False
+            side = side or item.kind == "side"
         elif item.kind in ("comma", "stop"):
             break
-        elif item.kind not in ("prep", "verb", "gone_post", "neg_post"):
+        elif item.kind not in ("prep", "verb", "gone_post", "neg_post", "affirm") and not (
+                item.kind == "finding" and item.value.needs - {"place", "absent"}):
             return False
     return size and side
 
@@ -119,10 +125,18 @@ def _heads(clause: list[Item], k: int) -> list[Item]:
 
 
 def _own_predicate(clause: list[Item], k: int) -> bool:
-    """Whether the next finding has a verb or a state of its own ("effusion is small", "effusion unchanged")."""
-    finding = False
+    """Whether the next finding has a verb, a state or, after the first comma, a side of its own: "effusion is small",
+    "effusion unchanged", "effusion at the left base"."""
+    finding = governed = False
+    first = all(item.kind != "comma" for item in clause[:k])
     for n, item in enumerate(clause[k + 1:], k + 1):
-        if item.kind == "finding" and not is_normal(item) and not (finding and not item.value.adjective):
+        if finding and item.kind == "prep":
+            governed = True
+        elif governed and item.kind == "affirm":
+            continue
+        elif governed and (item.kind == "side" or (item.kind == "place" and not _ZONES.isdisjoint(item.value))):
+            return first
+        elif item.kind == "finding" and not is_normal(item) and not (finding and not item.value.adjective):
             finding = True
         elif item.kind == "verb" and finding:
             run = [i for i in clause[n:n + 4] if i.kind == "verb"]
@@ -140,22 +154,37 @@ def _bare_item_follows(clause: list[Item], k: int) -> bool:
                and not _turns(clause, n) for n, item in enumerate(clause[k + 1:], k + 1))
 
 
-def _turns(clause: list[Item], k: int) -> bool:
-    """Whether the comma or "and" at k begins something that is stated on its own."""
+def _turns(clause: list[Item], k: int, gone: bool = False) -> bool:
+    """Whether the comma or "and" at k begins something that is stated on its own.
+
+    gone: the list is one of things that are gone, of which each may have its side ("removal of the tube and left line").
+    """
     if k + 1 >= len(clause):
         return False
     heads = _heads(clause, k)
     kinds, values = {item.kind for item in heads}, {item.value for item in heads if item.kind == "affirm"}
-    if "still" in values or "restart" in kinds:
+    if "still" in values or not kinds.isdisjoint({"restart", "link"}):
         return True
     if "large" in values:
-        return not _list_goes_on(clause, k) and not _bare_item_follows(clause, k)
-    if clause[k].kind == "and" and "side" in kinds and clause[k - 1].kind in ("side", "place"):
+        return not (_list_goes_on(clause, k) or _bare_item_follows(clause, k) or any(i.kind == "and" for i in clause[k + 1:]))
+    if clause[k].kind == "and" and "side" in kinds and (gone or clause[k - 1].kind in ("side", "place")):
         return False  # "in the right and left lung"
-    return ((not kinds.isdisjoint({"affirm", "side", *_UNCERTAIN}) or any(
-        (item.kind == "place" and not _ZONES.isdisjoint(item.value))
-        or (item.kind == "finding" and item.value.entity in _NEVER_LISTED) for item in heads)
-        or _own_predicate(clause, k)) and not _list_goes_on(clause, k))
+    located = any((item.kind == "place" and not _ZONES.isdisjoint(item.value))
+                  or (item.kind == "finding" and item.value.entity in _NEVER_LISTED) for item in heads)
+    return ((not kinds.isdisjoint({"affirm", "side", *_UNCERTAIN}) or (located and not gone)
+             or _own_predicate(clause, k)) and not _list_goes_on(clause, k))
+
+
+def _runs_on(clause: list[Item], k: int) -> bool:
+    """Whether a negated list ends at k without a comma ("no new nodules possible small effusion", "no edema chest tube in
+    place")."""
+    before, item = clause[k - 1] if k else None, clause[k]
+    if before is None or not (before.kind == "finding" or before.value == "closing"):
+        return False
+    if item.kind == "finding":
+        noun = before.kind != "finding" or not (before.value.adjective or before.value.entity in vocab.DEVICES)
+        return noun and item.value.entity in _NEVER_LISTED and before.first != item.first
+    return item.value == "adverb" and k + 1 < len(clause) and clause[k + 1].kind in ("affirm", "side", "place", "finding")
 
 
 def _fronted(clause: list[Item], k: int) -> bool:
@@ -166,7 +195,7 @@ def _fronted(clause: list[Item], k: int) -> bool:
 
 def assign(clause: list[Item]) -> None:
     """Sets `exists` of every finding of a clause."""
-    state, scope = 1, ""  # scope: how far the state reaches, "clause", "list" or "next"
+    state, scope, gone = 1, "", False  # scope: how far the state reaches, "clause", "list" or "next"
     for k, item in enumerate(clause):
         kind = item.kind
         if kind == "finding":
@@ -177,29 +206,34 @@ def assign(clause: list[Item]) -> None:
                 if before.kind == "finding" and before.value.entity in _ORDINARY and item.exists:
                     before.exists = 0
             else:
+                if state == 0 and scope == "list" and _runs_on(clause, k):
+                    state, scope = 1, ""
                 item.exists = state
                 if scope == "next":
                     state, scope = 1, ""
         elif kind in ("neg", "gone") or (kind in ("neg_post", "gone_post") and _fronted(clause, k)):
-            state, scope = 0, "list"
+            state, scope, gone = 0, "list", kind != "neg"
         elif kind == "neg_next":
             state, scope = 0, "next"
-        elif kind in _UNCERTAIN and not (kind == "if_any" and _said_before(clause, k)):
-            if state == 1 or kind == "unsure":
+        elif kind in _UNCERTAIN and not ((kind == "if_any" and _said_before(clause, k))
+                                         or (kind == "unc" and _predicate_cue(clause, k))):
+            if state == 1 or kind == "unsure" or (state == 0 and _runs_on(clause, k)):
                 state, scope = 2, "clause" if kind == "unc_clause" else "list"
         elif kind in ("stop", "restart", "otherwise", "with"):
             state, scope = (1, "") if kind != "with" or scope == "list" else (state, scope)
+        elif kind == "comma" and scope == "next":
+            state, scope = 1, ""
         elif kind == "comma" and scope == "list":
-            if _turns(clause, k) or (state == 2 and not _list_goes_on(clause, k)):
+            if _turns(clause, k, gone) or (state == 2 and not _list_goes_on(clause, k)):
                 state, scope = 1, ""
         elif kind == "and" and scope == "list":
             side = k + 1 < len(clause) and clause[k + 1].kind in ("side", "place")
-            if _turns(clause, k) or (state == 2 and side):
+            if _turns(clause, k, gone) or (state == 2 and side):
                 state, scope = 1, ""
     for k, item in enumerate(clause):
         if item.kind in ("neg_post", "gone_post"):
             _backwards(clause, k, 0)
-        elif (item.kind == "unc_post" or (item.kind == "unc" and _predicate_cue(clause, k))
+        elif (item.kind == "unc_post" or item.value == "artifact" or (item.kind == "unc" and _predicate_cue(clause, k))
               or (item.kind == "if_any" and _said_before(clause, k))):
             _backwards(clause, k, 2)
         elif item.kind in ("neg", "denial") and k and clause[k - 1].kind == "colon" and not _finding_follows(clause, k):
@@ -218,7 +252,11 @@ def _said_before(clause: list[Item], k: int) -> bool:
 def _predicate_cue(clause: list[Item], k: int) -> bool:
     """Whether the cue at k is said of what came before ("pneumonia is suspected", "pneumonia possible")."""
     before = clause[k - 1] if k else None
-    return before is not None and not _finding_follows(clause, k) and before.kind in ("verb", "finding")
+    if before is None or before.kind not in ("verb", "finding") or before.first == clause[k].first:
+        return False
+    after = clause[k + 1].kind if k + 1 < len(clause) else ""
+    return (not _finding_follows(clause, k) or after in ("neg", "restart", "otherwise")
+            or (after in ("comma", "and") and before.kind == "verb"))
 
 
 def _finding_follows(clause: list[Item], k: int) -> bool:
@@ -233,12 +271,17 @@ def _backwards(clause: list[Item], k: int, exists: int) -> None:
         if item.kind == "finding":
             if is_normal(item) or (item.value.needs and "absent" not in item.value.needs):
                 continue
+            if some and not joined and clause[k].value == "removal":
+                return  # "the pneumothorax since tube removal"
             if exists == 0 or item.exists == 1 or doubted:
                 item.exists = exists
             some = True
         elif item.kind in ("or", "and"):
             joined = True
-        elif item.kind in ("neg", "stop", "restart", "neg_post", "gone_post", "with", "link", "unc_clause"):
+        elif item.kind == "link" and exists == 0 and not some:
+            continue  # "the infiltrate represents vessels and is not confirmed"
+        elif (item.kind in ("neg", "stop", "restart", "neg_post", "gone_post", "with", "link", "unc_clause")
+              or (item.kind == "colon" and some)):
             return
         elif item.kind == "verb" and some:
             return  # "edema is present and effusion is not seen"
@@ -262,6 +305,6 @@ def _alternatives(clause: list[Item]) -> None:
     nouns = [k for k, item in enumerate(clause)
              if item.kind == "finding" and not item.value.adjective and not is_normal(item)]
     for a, b in zip(nouns, nouns[1:], strict=False):
-        between = [item.kind for item in clause[a + 1:b] if item.kind not in ("side", "place", "finding", "prep")]
+        between = [item.kind for item in clause[a + 1:b] if item.kind not in ("side", "place", "finding", "prep", "affirm")]
         if between == ["or"] and clause[a].exists != 0 and clause[b].exists != 0:
             clause[a].exists = clause[b].exists = 2

@@ -38,7 +38,7 @@ _ORGANS = re.compile(r"LUNG|HEART|PLEURA|MEDIASTIN|BONE|OSSEOUS|CARDIAC|CARDIO|H
 
 _ABBREVIATION = re.compile(r"(?:\b(?:dr|mr|mrs|ms|vs|e\.g|i\.e|approx|st|fig|pt|cf|ca)|\b[A-Za-z])\.$", re.I)
 # A full stop (not a decimal point), or a line that ends a paragraph or begins a list item or a new capital heading.
-_STOP = re.compile(r"(?<!\d)[.!?]+(?=\s|\Z|[A-Z\d(])|(?<=\d)[.!?]+(?=\s|\Z|[A-Z])|\n[ \t]*\n|"
+_STOP = re.compile(r"(?<![\d?])(?:[.!]|(?<=\w)\?|(?<=[)\]])\?)[.!?]*(?=\s|\Z|[A-Z\d(])|(?<=\d)[.!?]+(?=\s|\Z|[A-Z])|\n[ \t]*\n|"
                    r"\n(?=[ \t]*(?:\d+[.)]|[-*•]))|\s(?=\d{1,2}[.)]\s*[A-Z])|\n(?=[ \t]*[A-Z])")
 _NUMBERING = re.compile(r"[\s.;,*•\-]*(?:\(?\d{1,2}[.)](?!\d)[\s.]*)?[\s*•\-]*")
 _LISTED = re.compile(r"[ \t]*(?:\d+[.)]|[-*•])")
