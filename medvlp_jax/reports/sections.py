@@ -22,6 +22,10 @@ _HEADINGS = {
 _SECTION = {name: section for section, names in _HEADINGS.items() for name in names}
 _SECTION |= {name + "S": section for name, section in _SECTION.items() if not name.endswith("S")}
 
+_BEFORE = frozenset({"indication", "comparison", "technique"})  # what a report says before its body
+_AFTER = frozenset({"recommendation", "notification"})
+_PARAGRAPH = re.compile(r"\n[ \t]*\n")
+
 # A known name in any case after a sentence or line end; any words in capitals that begin a line; the usual names in
 # capitals anywhere. Runs of white space are bounded: an endless one must not cost its square.
 _KNOWN = "|".join(sorted(map(re.escape, _SECTION), key=len, reverse=True)).replace(r"\ ", r"\s{1,3}")
@@ -55,6 +59,18 @@ def sections(report: str) -> dict[str, str]:
     any other heading in capitals gets a section of its own, in lower case.
     """
     report = report.replace("\r\n", "\n")
+    out: dict[str, str] = {}
+    for name, begin, end in _spans(report):
+        text = report[begin:end].strip()
+        if text:
+            out[name] = f"{out[name]}\n{text}" if name in out else text
+    if list(out) == ["preamble"]:
+        out = {"findings": out["preamble"]}
+    return out
+
+
+def _spans(report: str) -> list[tuple[str, int, int]]:
+    """(section, start, end) of the text after each heading, in order; the first is the preamble."""
     marks = [(0, 0, "preamble")]
     banners = [(m.start(), m.end(), "preamble") for m in _BANNER.finditer(report)]  # what follows is no more the wet read
     for m in _HEADING.finditer(report):
@@ -69,40 +85,57 @@ def sections(report: str) -> dict[str, str]:
         if section is not None:
             marks.append((m.start(), m.end(), section))
     marks += banners
-    out: dict[str, str] = {}
-    for (_, begin, name), (end, *_) in zip(marks, marks[1:] + [(len(report),)], strict=True):
-        text = report[begin:end].strip()
-        if text:
-            out[name] = f"{out[name]}\n{text}" if name in out else text
-    if list(out) == ["preamble"]:
-        out = {"findings": out["preamble"]}
-    return out
+    return [(name, begin, end) for (_, begin, name), (end, *_) in zip(marks, marks[1:] + [(len(report),)], strict=True)]
 
 
 def report_text(report: str, sections_wanted: Iterable[str] = ("impression", "findings")) -> str:
-    """The named sections in the given order, as one text; "" if the report is empty.
+    """The named sections in the given order, as one text; "" if the report has nothing that may be read. See `locate`."""
+    return _locate(report, tuple(sections_wanted))[0]
 
-    A report that has none of them (MIMIC-CXR has such) gives what is left without indication, comparison, technique,
-    recommendation and notification.
+
+def locate(report: str, sections_wanted: Iterable[str] = ("impression", "findings")) -> tuple[str, str]:
+    """(text that is read, how it was found) of a report.
+
+    How: the wanted sections that it has ("findings", "impression", "findings and impression"), else
+    "last paragraph": a body without a heading, after the last heading's own paragraph ("REASON FOR EXAM: cough." / blank
+    line / "The heart is enlarged."), as MIMIC-CXR's public sectioning code finds it, else
+    "whole": no heading, or none but those of views and sections of other names, else
+    "none": nothing is left. Indication, comparison, technique, recommendation and notification are never read.
     """
-    return _report_text(report, tuple(sections_wanted))
+    return _locate(report, tuple(sections_wanted))
 
 
 @functools.lru_cache(100_000)  # every epoch asks again; 0.1 GB of reports
-def _report_text(report: str, sections_wanted: tuple[str, ...]) -> str:
+def _locate(report: str, sections_wanted: tuple[str, ...]) -> tuple[str, str]:
     if ":" not in report and not _BANNER.search(report):
-        return report.replace("\r\n", "\n").strip()  # no heading: what the rest of this function would find, sooner
+        text = report.replace("\r\n", "\n").strip()  # no heading: what the rest of this function would find, sooner
+        return text, "whole" if text else "none"
     found = sections(report)
     wanted = [found[name] for name in sections_wanted if name in found]
-    if not wanted:
-        skipped = {"indication", "comparison", "technique", "recommendation", "notification"}
-        wanted = [text for name, text in found.items() if name not in skipped]
-    return "\n\n".join(wanted)
+    if wanted and list(found) == ["findings"] and [name for name, *_ in _spans(report)] == ["preamble"]:
+        return wanted[0], "whole"
+    if wanted:
+        return "\n\n".join(wanted), " and ".join(sorted(set(sections_wanted) & set(found)))
+    body = _last_paragraphs(report.replace("\r\n", "\n"))
+    if body:
+        return body, "last paragraph"
+    rest = "\n\n".join(text for name, text in found.items() if name not in _BEFORE | _AFTER)
+    return rest, "whole" if rest else "none"
+
+
+def _last_paragraphs(report: str) -> str:
+    """What follows the own paragraph of the last heading, if that heading's text comes before a body. "" if nothing does."""
+    spans = [span for span in _spans(report) if span[0] not in _AFTER]
+    name, begin, end = spans[-1]
+    if name not in _BEFORE:
+        return ""
+    _, *rest = _PARAGRAPH.split(report[begin:end].strip(), maxsplit=1)
+    return "".join(rest).strip()
 
 
 def forget() -> None:
     """Empties the cache of reports."""
-    _report_text.cache_clear()
+    _locate.cache_clear()
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
