@@ -34,6 +34,7 @@ def finish(plan, summaries: list[dict], max_bad_share: float) -> dict:
         "fingerprint": digest.hexdigest(), "rows": rows,
         "drops": {k: {"rows": len(v), "lines": v[:SHOWN]} for k, v in drops.items()},
         "reports_too_short": sum(len(s["short_reports"]) for s in summaries),
+        "reports_found": dict(sum((Counter(s["texts"]) for s in summaries), Counter()).most_common()),
         "labels_without_entity": dict(sum((Counter(s["unknown_labels"]) for s in summaries), Counter()).most_common()),
         **counts, "entities": _entities(summaries), "label_spaces": {k: sorted(v) for k, v in sorted(plan.spaces.items())},
         "shards": [{k: s[k] for k in ("file", "split", "examples", "bytes")} for s in summaries],
@@ -131,6 +132,8 @@ def page(card: dict) -> str:
             [why, f"{d['rows']:,}", ", ".join(map(str, d["lines"])) + (" ..." if d["rows"] > len(d["lines"]) else "")]
             for why, d in card["drops"].items()], (1,)),
             html.tag("p", f"{card['reports_too_short']:,} reports are empty or of one word and are ignored.")]),
+        "reports": ("Reports", [html.table("How the text of a report was found, or why it is not read",
+                                           ["Text", "Rows"], [[k, f"{n:,}"] for k, n in card["reports_found"].items()], (1,))]),
         "labels": ("Labels", [_labels(card["labels"][s], s) for s in splits] + [html.table(
             "Labels without entity, ignored", ["Label", "Rows"], [[k, f"{n:,}"] for k, n in
                                                                  list(card["labels_without_entity"].items())[:SHOWN]], (1,))]),

@@ -10,19 +10,22 @@ from medvlp_jax.input.manifest import ManifestSource, label_names, mask_paths, p
 from medvlp_jax.reports import vocab
 
 SHOWN = 20
+FOREIGN = "not in English"
 
 
 class Summary(NamedTuple):
     """What was found. Rows are named by their line in the manifest, so that no identifier gets into a log.
 
     total: rows looked at; skipped: {reason: lines} of rows that are left out; unknown_labels: {label: rows that list it},
-    the label being ignored; short_reports: lines of rows kept for their labels although the report has no two words.
+    the label being ignored; short_reports: lines of rows kept for their labels although the report has no two words;
+    texts: {how a report's text was found, or why it is not read (ManifestSource.locate_text): rows}.
     """
 
     total: int
     skipped: dict[str, list[int]]
     unknown_labels: dict[str, int]
     short_reports: list[int]
+    texts: dict[str, int]
 
     @property
     def bad(self) -> int:
@@ -34,6 +37,10 @@ class Summary(NamedTuple):
         parts += [f"skipped, {reason}: {_lines(lines)}" for reason, lines in sorted(self.skipped.items())]
         if self.short_reports:
             parts.append(f"report ignored, empty or one word: {_lines(self.short_reports)}")
+        if set(self.texts) - {"none"}:
+            parts.append("text of reports: " + ", ".join(f"{how} {n}" for how, n in sorted(self.texts.items())))
+        if self.texts.get(FOREIGN):
+            parts.append(f"report not in English, not read: {self.texts[FOREIGN]} rows")
         if self.unknown_labels:
             names = sorted(self.unknown_labels.items(), key=lambda item: (-item[1], item[0]))
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
@@ -73,7 +80,8 @@ def check(source: ManifestSource, max_bad_share: float = 0.05, threads: int = 4,
         keep.append(index)
         if is_short:
             short.append(source.line(index))
-    summary = Summary(len(source), skipped, dict(unknown), short)
+    texts = Counter(source.locate_text(source.table[row])[1] for row in source.rows.tolist())
+    summary = Summary(len(source), skipped, dict(unknown), short, dict(texts))
     name = f"{source.table.path.name}, split {source.split}"
     if summary.bad > max_bad_share * len(source) or not keep:
         missing = next((detail for reason, *_, detail in found if "missing file" in (reason or "")), "")
@@ -96,16 +104,17 @@ def look_at_text(source: ManifestSource, row: dict, targets=()) -> tuple[str | N
     has a report that is too short)."""
     labels = label_names(row)
     unknown = [name for name in labels if vocab.lookup(name) is None and name not in targets]
-    has_text = bool(source.text_of(row))
-    is_short = not has_text and bool(str(row.get("report") or "").strip())
+    text, how = source.locate_text(row)
+    has_text, foreign = bool(text), how == FOREIGN
+    is_short = not has_text and not foreign and bool(str(row.get("report") or "").strip())
     useful = (has_text or len(unknown) < len(labels) or parse_json(row, "boxes", []) or mask_paths(row) or row.get("absent")
               or parse_json(row, "severity", {}))
     told = {"report", "labels", "absent", "boxes", "mask", "masks", "severity"} & set(source.table.columns)
     reason = None
     if not useful and told:
         reason = "no report, label, box or mask"
-        if labels or is_short:
-            reason = "only unknown labels" if labels else "report empty or one word"
+        if labels or is_short or foreign:
+            reason = "only unknown labels" if labels else "report not in English" if foreign else "report empty or one word"
     return reason, unknown, is_short
 
 

@@ -6,9 +6,9 @@ basilar atelectasis"), after a preposition ("opacity in the left base") or told 
 What has none may share the place of the finding it is coordinated with.
 """
 from medvlp_jax.reports.anatomy import SEEN_THROUGH
+from medvlp_jax.reports.clauses import is_normal, is_predicate
 from medvlp_jax.reports.matcher import Item
 from medvlp_jax.reports.places import Place, settle, zones
-from medvlp_jax.reports.scopes import is_normal, is_predicate
 
 # "Leads in the right atrium and ventricle, unchanged": an aside, with no anatomy of its own.
 _ASIDE = frozenset({"stable", "excluded_obs"})

@@ -24,7 +24,7 @@ CUES = {
     # Absent, after a colon only ("Pneumothorax: negative").
     "denial": ["negative", "neg", "n"],
     # Gone since the last study: what came before ("has resolved"), what follows ("resolution of").
-    "gone_post": ["resolved", "cleared", "disappeared", "removed", "extubated", "gone", "vanished",
+    "gone_post": ["resolved", "cleared", "disappeared", "removed", "extubated", "gone", "vanished", "resorbed", "reabsorbed", "pulled",
                   "taken out|down", "discontinued",
                   "re expanded", "no longer clearly? seen|present|visualized|visualised|identified|evident|appreciated|apparent|"
                   "visible|noted|demonstrated|there"],
@@ -33,9 +33,10 @@ CUES = {
              "complete|interval? disappearance of", "interval? removal of", "cleared of", "no longer have|has|show|contain"],
     # Uncertain: the next finding and what is coordinated with it; what came before, if nothing follows.
     "unc:adverb": ["possible|possibly|probable|probably|likely|questionable|questionably", "prob|poss|susp"],
+    "unc:question": ["?"],
     "unc": ["unlikely|suspected|potential|potentially|"
             "presumed|presumably|perhaps|maybe|equivocal|suspect|question|questioned|suggested|considered|favor|"
-            "favored|favoring|either|whether|if|uncertain|unclear|doubt|doubtful|query|queried|conceivably|conceivable", "?",
+            "favored|favoring|either|whether|if|uncertain|unclear|doubt|doubtful|query|queried|conceivably|conceivable",
             "whether|if there is|are|was|were|may|might", "cannot|not say|state|confirm that? there is|are no", "not sure|certain|confident that? there is|are no",
             "suspicious|suspicion|concern|concerning|worrisome|worry for|of|about", "more|most|less|very likely",
             "cannot exclude|excluded", "can|ca not exclude|rule", "can|ca not rule out", "cannot rule out", "cannot r / o",
@@ -63,6 +64,7 @@ CUES = {
                  "should|must be excluded", "need to be excluded", "should|must be ruled out", "not unlikely",
                  "difficult to detect|see|appreciate|identify", "not assessable|evaluable|confirmed or excluded",
                  "may|might|could be present|there",
+                 "may|might|could be radiographically? occult|missed|inapparent|overlooked",
                  "may|might|could not be", "suboptimally seen|evaluated"],
     # Uncertain: the finding right before it; the next one, if there is none ("small, if any, effusion").
     "if_any": ["if any|present ,?", "if at all ,?"],
@@ -79,7 +81,7 @@ CUES = {
     "link": ["consistent|compatible with", "represent", "representing", "reflect", "reflecting", "in keeping with",
              "due|secondary|related to", "indicative of", "indicate", "indicating", "characteristic of", "c / w", "d / t"],
     # Contains a cue but is none.
-    "nothing": ["no|without interval|significant|substantial|appreciable|definite|further|complete? resolution|clearing|disappearance|"
+    "nothing": ["pulled back", "pulled out of position", "no|without interval|significant|substantial|appreciable|definite|further|complete? resolution|clearing|disappearance|"
                 "removal of", "not gone|vanished|disappeared|removed", "not gone away",
                 "no|without significant|interval|appreciable|substantial|relevant|new? interval? change|increase|"
                 "decrease|difference|improvement|progression|worsening in|of|from?", "not only|as",

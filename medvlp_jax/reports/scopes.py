@@ -1,4 +1,4 @@
-"""Clauses, and what they say of their findings: absent (0), present (1) or uncertain (2).
+"""What a clause says of its findings: absent (0), present (1) or uncertain (2).
 
 The idea is NegEx's (triggers with a scope that ends at conjunctions), on phrases instead of a window of words, and with
 lists read as lists: the comma in "no effusion, edema or pneumothorax" does not end the negation, the one in "no
@@ -8,104 +8,15 @@ device), or a finding with a verb of its own; but not where an "or" of the same 
 """
 from medvlp_jax.reports import vocab
 from medvlp_jax.reports.anatomy import LUNG_ZONES
+from medvlp_jax.reports.clauses import is_normal
 from medvlp_jax.reports.matcher import Item
 
-_NORMAL = frozenset(vocab.NORMAL) | {vocab.EXCLUDED}
 # Things everyone has: "the markings are normal" denies what their mention alone would state.
 _ORDINARY = frozenset({"marking", "engorgement"})
 # What no one lists as absent without an "or".
 _NEVER_LISTED = frozenset({"low", "degenerative", "tortuous", "borderline", "hyperinflate", "expand", *vocab.DEVICES})
 _ZONES = LUNG_ZONES - {"hilum", "both hila", "lung"}
 _UNCERTAIN = ("unc", "unc_clause", "unsure", "if_any")
-
-
-def is_normal(item: Item) -> bool:
-    """Whether the finding says "as it should be" or "as before" rather than names an abnormality."""
-    return item.value.entity in _NORMAL
-
-
-def is_predicate(clause: list[Item], k: int) -> bool:
-    """Whether the finding at k is an adjective said after a verb ("is tortuous")."""
-    return clause[k].value.adjective and k > 0 and clause[k - 1].kind == "verb"
-
-
-def is_epithet(clause: list[Item], k: int) -> bool:
-    """Whether the normal word at k belongs to a finding's phrase ("no clear consolidation", "stable cardiomegaly")."""
-    if not is_normal(clause[k]) or not clause[k].value.adjective or is_predicate(clause, k):
-        return False
-    for i in range(k + 1, len(clause)):
-        item = clause[i]
-        if item.kind == "finding":
-            if clause[k].value.entity == "intact" and item.value.entity in vocab.DEVICES:
-                return False  # "intact leads" says so of the leads
-            return not is_normal(item) and not is_predicate(clause, i)
-        if item.kind not in ("side", "place", "affirm", "unc"):
-            return False
-    return False
-
-
-def clauses(items: list[Item]) -> list[list[Item]]:
-    """Splits one sentence's items: at "but", ";", ..., and where a comma or "and" begins a statement with a subject and
-    verb of its own ("the lungs are clear and the heart is enlarged")."""
-    out, current, some = [], [], False
-    for k, item in enumerate(items):
-        if item.value == "semicolon" and some and _list_in_pieces(current, items, k + 1):
-            current.append(Item("comma", None, item.first, item.last, item.start, item.end))
-        elif item.kind == "stop":
-            out.append(current)
-            current, some = [item], False
-        elif some and item.kind in ("comma", "and") and (_own_statement(items, k + 1) or _elliptical(items, k + 1)):
-            out.append(current)
-            current, some = [], False
-        else:
-            current.append(item)
-            some = some or item.kind == "finding"
-    return [clause for clause in (*out, current) if clause]
-
-
-def _own_statement(items: list[Item], k: int) -> bool:
-    """Whether an anatomy and then a verb come next, before any finding ("and the heart is")."""
-    place = False
-    while k < len(items):
-        kind = items[k].kind
-        if kind == "verb":
-            return place
-        if kind == "place":
-            place = True
-        elif kind not in ("side", "and", "comma", "affirm", "prep", "rest"):
-            return False
-        k += 1
-    return False
-
-
-def _elliptical(items: list[Item], k: int) -> bool:
-    """Whether a size (or a pronoun, or "not") and then a side come next but no finding: "No effusion on the left, small one
-    on the right"."""
-    size = side = False
-    for item in items[k:]:
-        if item.kind in ("pronoun", "neg_next") or (item.kind == "affirm" and item.value != "article"):
-            size = True
-        elif item.kind in ("side", "place"):
-            if not size:
-                return False
-            side = side or item.kind == "side"
-        elif item.kind in ("comma", "stop"):
-            break
-        elif item.kind not in ("prep", "verb", "gone_post", "neg_post", "affirm") and not (
-                item.kind == "finding" and item.value.needs - {"place", "absent"}):
-            return False
-    return size and side
-
-
-def _list_in_pieces(clause: list[Item], items: list[Item], k: int) -> bool:
-    """Whether bare findings with an "or" follow a negated clause ("No edema; effusion or pneumothorax")."""
-    kinds = set()
-    for item in items[k:]:
-        if item.kind == "stop":
-            break
-        kinds.add("normal" if item.kind == "finding" and is_normal(item) else item.value or item.kind
-                  if item.kind == "verb" else item.kind)
-    return "or" in kinds and kinds <= {"finding", "place", "comma", "or", "closing"} and any(i.kind == "neg" for i in clause)
 
 
 def _list_goes_on(clause: list[Item], k: int) -> bool:
@@ -252,6 +163,8 @@ def _said_before(clause: list[Item], k: int) -> bool:
 def _predicate_cue(clause: list[Item], k: int) -> bool:
     """Whether the cue at k is said of what came before ("pneumonia is suspected", "pneumonia possible")."""
     before = clause[k - 1] if k else None
+    if clause[k].value == "question":
+        return before is not None and not _finding_follows(clause, k)
     if before is None or before.kind not in ("verb", "finding") or before.first == clause[k].first:
         return False
     after = clause[k + 1].kind if k + 1 < len(clause) else ""
