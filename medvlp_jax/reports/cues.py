@@ -10,9 +10,11 @@ CUES = {
     "neg": ["no", "without", "denies|deny|denied", "negative for", "free of|from", "clear of", "otherwise clear of",
             "neither", "nor", "rather than", "instead of",
             "not have|show|demonstrate|reveal|contain|exhibit|see|identify|suggest|find|detect|appreciate|visualize",
-            "absent", "absent is|are", "no evidence of|for", "no sign of", "devoid of", "never",
+            "absent is|are", "no evidence of|for", "no sign of", "devoid of", "never",
             "not appear|seem to be|represent", "w / o", "w / out", "neg for", "nil", "fail|failed to show|demonstrate|"
             "reveal|identify|confirm", "nothing to suggest|indicate", "argue|argued|arguing against"],
+    # ... and what came before, if nothing follows ("are all absent").
+    "neg:absent": ["absent"],
     "neg:absence": ["absence of", "lack of"],
     # Absent: the next word only ("the heart is not enlarged").
     "neg_next": ["not", "no longer"],
@@ -54,7 +56,7 @@ CUES = {
                    "unlikely to represent|be", "consider", "can be seen with|in"],
     # ... and what came before ("apparent cardiomegaly may be projectional").
     "unc_clause:artifact": ["may|might|could be projectional|artifactual|positional|technical|spurious"],
-    "unc_post": ["cannot|not be? entirely|completely? excluded", "can not be entirely|completely? excluded",
+    "unc_post": ["cannot|not be? entirely|completely|definitively|definitely|fully|reliably|confidently? excluded", "can not be entirely|completely|definitively|fully? excluded",
                  "cannot be ruled out", "cannot be confirmed|assessed|evaluated|determined", "not ruled out",
                  "difficult to assess|evaluate|confirm",
                  "not well|fully|optimally|adequately seen|visualized|visualised|evaluated|assessed|demonstrated|"
@@ -119,7 +121,7 @@ CUES = {
                "# mm|cm", "# x # mm|cm", "# by # mm|cm"],
     "affirm:article": ["the|a|an"],
     # ... even where an "or" follows ("no edema, unchanged scarring or atelectasis").
-    "affirm:still": ["unchanged|stable|persistent|persisting|again|known|old|healed|still|his|her|this|these"],
+    "affirm:still": ["unchanged|stable|previously|persistent|persisting|again|known|old|healed|still|his|her|this|these"],
     # ... unless the list goes on ("no consolidation, large effusion, pneumothorax").
     "affirm:large": ["large|sizable|sizeable|massive"],
     "otherwise": ["otherwise", "o / w", "otherwise clear", "o / w clear"],

@@ -108,9 +108,19 @@ def _typos() -> dict[str, set[str]]:
     table: dict[str, set[str]] = {}
     for word in _WORDS:
         if len(word) in _TYPO_LENGTHS:
-            for key in _neighbours(word) | {word}:
+            for key in _neighbours(word) | {word, _letters(word), _single(word)}:
                 table.setdefault(key, set()).add(word)
     return table
+
+
+def _letters(word: str) -> str:
+    """Key of the words made of the same letters."""
+    return "#" + "".join(sorted(word))
+
+
+def _single(word: str) -> str:
+    """Key of the words that differ in doubled letters only ("efussion")."""
+    return "=" + "".join(letter for letter, _ in itertools.groupby(word))
 
 
 def _one_edit(a: str, b: str) -> bool:
@@ -119,6 +129,12 @@ def _one_edit(a: str, b: str) -> bool:
     rest, other = a[start:], b[start:]
     return (rest[1:] == other or rest == other[1:] or rest[1:] == other[1:]
             or (rest[:2] == other[1::-1] and rest[2:] == other[2:]))
+
+
+def _same_letters(a: str, b: str) -> bool:
+    """Whether two letters of `a` changed places ("pneunomia"), or the two differ in doubled letters only."""
+    swapped = len(a) == len(b) and sum(x != y for x, y in zip(a, b, strict=True)) == 2 and sorted(a) == sorted(b)
+    return swapped or _single(a) == _single(b)
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -138,8 +154,9 @@ def canonical(word: str) -> str:
     if len(word) not in _TYPO_LENGTHS or word in _NO_TYPOS:
         return word
     for guess in dict.fromkeys((word, single)):
-        near = set().union(*(_typos().get(key, ()) for key in _neighbours(guess) | {guess}))
-        near = {other for other in near if other[0] == guess[0] and _one_edit(guess, other)}
+        keys = _neighbours(guess) | {guess, _letters(guess), _single(guess)}
+        near = set().union(*(_typos().get(key, ()) for key in keys))
+        near = {other for other in near if other[0] == guess[0] and (_one_edit(guess, other) or _same_letters(guess, other))}
         if len(near) == 1:
             return near.pop()
     return word

@@ -121,7 +121,8 @@ def _elliptical(clause: list[matcher.Item], before: list[tuple]) -> list[tuple]:
     clause = [item for item in _drop_idle(clause) if item.kind != "finding" or item.value.entity not in _ASIDE]
     kinds = [item.kind for item in clause]
     nouns = {item.value.entity: item for item, *_ in before if not (item.value.adjective or clauses.is_normal(item))}
-    if "finding" in kinds or len(nouns) != 1 or not _ELLIPTICAL.intersection(kinds):
+    if "finding" in kinds or len(nouns) != 1 or not (
+            _ELLIPTICAL.intersection(kinds) or any(item.value == "absent" for item in clause)):
         return []
     at = [item.value for item in places.merge(clause) if item.kind == "anatomy"]
     if not any(place.sides for place in at):

@@ -15,6 +15,8 @@ from medvlp_jax.reports.matcher import Item
 _ORDINARY = frozenset({"marking", "engorgement"})
 # What no one lists as absent without an "or".
 _NEVER_LISTED = frozenset({"low", "degenerative", "tortuous", "borderline", "hyperinflate", "expand", *vocab.DEVICES})
+# What lasts: said alone after a comma ("no infiltrate, emphysema") it is there, in a longer list it is not.
+_LASTING = frozenset({"cardiomegaly", "emphysema", "calcification", "scar", "hernia", "deformity", "elevation", "disease"})
 _ZONES = LUNG_ZONES - {"hilum", "both hila", "lung"}
 _UNCERTAIN = ("unc", "unc_clause", "unsure", "if_any")
 
@@ -35,11 +37,32 @@ def _heads(clause: list[Item], k: int) -> list[Item]:
     return [item for item in clause[k + 1:k + 4] if item.first == clause[k + 1].first]
 
 
+def _first_comma(clause: list[Item], k: int) -> bool:
+    """Whether no comma stands between the cue and the item at k."""
+    for item in reversed(clause[:k]):
+        if item.kind in ("comma", "neg"):
+            return item.kind == "neg"
+    return True
+
+
+def _lasting(clause: list[Item], k: int) -> bool:
+    """Whether the comma at k, the only one of its list, is followed by a lasting condition ("no infiltrate, emphysema")."""
+    if not _first_comma(clause, k):
+        return False
+    finding = next((item for item in clause[k + 1:] if item.kind == "finding"), None)
+    tail = clause[k + 1:]
+    if finding is None or any(item.kind in ("comma", "and") for item in tail[:tail.index(finding)]):
+        return False
+    chronic = finding.value.entity in _LASTING or (
+        finding.value.entity == vocab.TAIL and (finding.value.adjective or finding.value.group == "spine"))
+    return chronic and not _bare_item_follows(clause, k)
+
+
 def _own_predicate(clause: list[Item], k: int) -> bool:
     """Whether the next finding has a verb, a state or, after the first comma, a side of its own: "effusion is small",
     "effusion unchanged", "effusion at the left base"."""
     finding = governed = False
-    first = all(item.kind != "comma" for item in clause[:k])
+    first = _first_comma(clause, k)
     for n, item in enumerate(clause[k + 1:], k + 1):
         if finding and item.kind == "prep":
             governed = True
@@ -83,7 +106,7 @@ def _turns(clause: list[Item], k: int, gone: bool = False) -> bool:
     located = any((item.kind == "place" and not _ZONES.isdisjoint(item.value))
                   or (item.kind == "finding" and item.value.entity in _NEVER_LISTED) for item in heads)
     return ((not kinds.isdisjoint({"affirm", "side", *_UNCERTAIN}) or (located and not gone)
-             or _own_predicate(clause, k)) and not _list_goes_on(clause, k))
+             or _own_predicate(clause, k) or (clause[k].kind == "comma" and _lasting(clause, k))) and not _list_goes_on(clause, k))
 
 
 def _runs_on(clause: list[Item], k: int) -> bool:
@@ -147,7 +170,8 @@ def assign(clause: list[Item]) -> None:
         elif (item.kind == "unc_post" or item.value == "artifact" or (item.kind == "unc" and _predicate_cue(clause, k))
               or (item.kind == "if_any" and _said_before(clause, k))):
             _backwards(clause, k, 2)
-        elif item.kind in ("neg", "denial") and k and clause[k - 1].kind == "colon" and not _finding_follows(clause, k):
+        elif (k and (item.value == "absent" or (item.kind in ("neg", "denial") and clause[k - 1].kind == "colon"))
+              and not _finding_follows(clause, k)):
             _backwards(clause, k, 0)
         elif item.kind == "versus":
             _backwards(clause, k, 2)
@@ -178,7 +202,7 @@ def _finding_follows(clause: list[Item], k: int) -> bool:
 
 def _backwards(clause: list[Item], k: int, exists: int) -> None:
     """Gives a cue's value to the finding before it and those listed with it ("edema or mass is not seen")."""
-    joined, some = False, False
+    joined, some = clause[k - 1].kind == "colon" if k else False, False  # "nodules, masses: none"
     doubted = any(item.value == "absence" for item in clause[:k])  # "absence of a fracture cannot be assured"
     for item in reversed(clause[:k]):
         if item.kind == "finding":
@@ -219,5 +243,19 @@ def _alternatives(clause: list[Item]) -> None:
              if item.kind == "finding" and not item.value.adjective and not is_normal(item)]
     for a, b in zip(nouns, nouns[1:], strict=False):
         between = [item.kind for item in clause[a + 1:b] if item.kind not in ("side", "place", "finding", "prep", "affirm")]
-        if between == ["or"] and clause[a].exists != 0 and clause[b].exists != 0:
+        if between in (["or"], ["comma", "or"]) and clause[a].exists != 0 and clause[b].exists != 0:
             clause[a].exists = clause[b].exists = 2
+            if between == ["comma", "or"]:  # "atelectasis, scarring, or pneumonia"
+                _whole_list(clause, a)
+
+
+def _whole_list(clause: list[Item], k: int) -> None:
+    """Makes the nouns that a comma joins to the one at k uncertain too."""
+    comma = False
+    for item in reversed(clause[:k]):
+        if item.kind == "comma":
+            comma = True
+        elif item.kind == "finding" and comma and item.exists == 1 and not item.value.adjective:
+            item.exists, comma = 2, False
+        elif item.kind not in ("side", "place", "affirm", "finding"):
+            return
