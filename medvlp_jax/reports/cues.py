@@ -26,43 +26,48 @@ CUES = {
     # Absent, after a colon only ("Pneumothorax: negative").
     "denial": ["negative", "neg", "n"],
     # Gone since the last study: what came before ("has resolved"), what follows ("resolution of").
-    "gone_post": ["resolved", "cleared", "disappeared", "removed", "extubated", "gone", "vanished", "resorbed", "reabsorbed", "pulled",
-                  "taken out|down", "discontinued",
-                  "re expanded", "no longer clearly? seen|present|visualized|visualised|identified|evident|appreciated|apparent|"
-                  "visible|noted|demonstrated|there"],
+    "gone_post": ["resolved", "cleared", "disappeared", "removed", "extubated", "gone", "vanished", "resorbed", "reabsorbed",
+                  "pulled", "taken out|down", "discontinued", "re expanded",
+                  "no longer clearly? seen|present|visualized|visualised|identified|evident|appreciated|apparent|visible|"
+                  "noted|demonstrated|there"],
     "gone_post:removal": ["removal"],
     "gone": ["complete|interval? resolution of", "complete|interval? clearing of",
-             "complete|interval? disappearance of", "interval? removal of", "cleared of", "no longer have|has|show|contain"],
+             "complete|interval? disappearance of", "interval? removal of", "cleared of",
+             "no longer have|has|show|contain"],
     # Uncertain: the next finding and what is coordinated with it; what came before, if nothing follows.
     "unc:adverb": ["possible|possibly|probable|probably|likely|questionable|questionably", "prob|poss|susp"],
     "unc:question": ["?"],
-    "unc": ["unlikely|suspected|potential|potentially|"
-            "presumed|presumably|perhaps|maybe|equivocal|suspect|question|questioned|suggested|considered|favor|"
+    "unc": ["unlikely|suspected|potential|potentially|presumed|presumably|perhaps|maybe|equivocal|suspect|"
+            "question|questioned|suggested|considered|favor|"
             "favored|favoring|either|whether|if|uncertain|unclear|doubt|doubtful|query|queried|conceivably|conceivable",
-            "whether|if there is|are|was|were|may|might", "cannot|not say|state|confirm that? there is|are no", "not sure|certain|confident that? there is|are no",
+            "whether|if there is|are|was|were|may|might", "cannot|not say|state|confirm that? there is|are no",
+            "not sure|certain|confident that? there is|are no",
             "suspicious|suspicion|concern|concerning|worrisome|worry for|of|about", "more|most|less|very likely",
             "cannot exclude|excluded", "can|ca not exclude|rule", "can|ca not rule out", "cannot rule out", "cannot r / o",
-            "can|ca not completely|entirely|definitively exclude", "cannot completely|entirely|definitively exclude", "rule out", "r / o", "r o",
-            "to exclude", "difficult to exclude", "not exclude", "should be considered", "hint of", "history|symptom|sign of",
+            "can|ca not completely|entirely|definitively exclude", "cannot completely|entirely|definitively exclude",
+            "rule out", "r / o", "r o", "to exclude", "difficult to exclude", "not exclude", "should be considered", "hint of",
+            "history|symptom|sign of",
             "correlate|correlation", "h / o", "hx of", "evaluate|evaluation|assess|assessment for",
-            "believed|thought|felt|considered to represent|be", "low|high suspicion for|of", "borderline", "borderline for", "risk for|of"],
+            "believed|thought|felt|considered to represent|be", "low|high suspicion for|of", "borderline",
+            "borderline for", "risk for|of"],
     # Uncertain: all that follows in the clause ("may represent atelectasis, aspiration or pneumonia").
     "unc_clause": ["may|might|could", "may|might|could|can represent|reflect|be|indicate|suggest|relate|have",
                    "suggest", "suggestive of", "suggesting", "suggestion of",
                    "differential diagnosis? includes|include|including|would|is|of", "ddx :?", "differential diagnosis? :",
-                   "differential diagnosis? consideration? would? include|are|is", "differential diagnostic consideration include",
-                   "diagnostic? consideration would? include",
+                   "differential diagnosis? consideration? would? include|are|is",
+                   "differential? diagnostic? consideration would? include",
                    "raise|raising the? possibility|question|concern|suspicion of|for", "possibility of", "to suggest",
                    "unlikely to represent|be", "consider", "can be seen with|in"],
     # ... and what came before ("apparent cardiomegaly may be projectional").
     "unc_clause:artifact": ["may|might|could be projectional|artifactual|positional|technical|spurious"],
-    "unc_post": ["cannot|not be? entirely|completely|definitively|definitely|fully|reliably|confidently? excluded", "can not be entirely|completely|definitively|fully? excluded",
+    "unc_post": ["cannot|not be? entirely|completely|definitively|definitely|fully|reliably|confidently? excluded",
+                 "can not be entirely|completely|definitively|fully? excluded",
                  "cannot be ruled out", "cannot be confirmed|assessed|evaluated|determined", "not ruled out",
                  "difficult to assess|evaluate|confirm",
                  "not well|fully|optimally|adequately seen|visualized|visualised|evaluated|assessed|demonstrated|"
                  "delineated", "in|on the differential", "could|may|must|can be considered", "cannot be assured|ascertained",
-                 "is|are|be|remain also? a|an|the|another? strong|leading|main|primary|distinct|differential|diagnostic|favored? "
-                 "consideration|possibility|concern", "is|remain of concern",
+                 "is|are|be|remain also? a|an|the|another? strong|leading|main|primary|distinct|differential|diagnostic|"
+                 "favored? consideration|possibility|concern", "is|remain of concern",
                  "should|must be excluded", "need to be excluded", "should|must be ruled out", "not unlikely",
                  "difficult to detect|see|appreciate|identify", "not assessable|evaluable|confirmed or excluded",
                  "may|might|could be present|there",
@@ -83,15 +88,16 @@ CUES = {
     "link": ["consistent|compatible with", "represent", "representing", "reflect", "reflecting", "in keeping with",
              "due|secondary|related to", "indicative of", "indicate", "indicating", "characteristic of", "c / w", "d / t"],
     # Contains a cue but is none.
-    "nothing": ["pulled back", "pulled out of position", "no|without interval|significant|substantial|appreciable|definite|further|complete? resolution|clearing|disappearance|"
-                "removal of", "not gone|vanished|disappeared|removed", "not gone away",
+    "nothing": ["pulled back", "pulled out of position",
+                "no|without interval|significant|substantial|appreciable|definite|further|complete? resolution|clearing|"
+                "disappearance|removal of", "not gone|vanished|disappeared|removed", "not gone away",
                 "no|without significant|interval|appreciable|substantial|relevant|new? interval? change|increase|"
                 "decrease|difference|improvement|progression|worsening in|of|from?", "not only|as",
                 "not significantly? changed|different|increased|decreased|improved|progressed|worse",
                 "not seen|present on|in the? prior|previous|comparison|initial|earlier|old|first|admission|outside|field",
                 "not seen|present previously|before", "may|might|could account for", "may|might|could explain",
-                "partial|partially|incompletely|incomplete|near|nearly|almost|largely|mostly|partly complete|completely? resolved|gone|"
-                "resolution|cleared|clearing of?",
+                "partial|partially|incompletely|incomplete|near|nearly|almost|largely|mostly|partly "
+                "complete|completely? resolved|gone|resolution|cleared|clearing of?",
                 "not yet? completely|fully|entirely? resolved|cleared", "not well? included|imaged", "no doubt",
                 "not limited to",
                 "allowing for", "not available",

@@ -98,8 +98,9 @@ def main(argv=None) -> None:
     parser.add_argument("file")
     sentences = read(parser.parse_args(argv).file)
     found = score(sentences)
-    existence = f"{table({'entity, exists': found.existence})}\n{found.existence['swaps']} present/absent swaps in {len(sentences)} sentences"
-    print(table(found.by_class), existence, table(found.by_entity), "\n".join(found.wrong), sep="\n\n")
+    swaps = f"{found.existence['swaps']} present/absent swaps in {len(sentences)} sentences"
+    existence = table({"entity, exists": found.existence})
+    print(table(found.by_class), f"{existence}\n{swaps}", table(found.by_entity), "\n".join(found.wrong), sep="\n\n")
 
 
 if __name__ == "__main__":

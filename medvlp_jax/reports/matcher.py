@@ -164,18 +164,21 @@ def canonical(word: str) -> str:
 
 def items(text: str, start: int = 0, end: int | None = None) -> list[Item]:
     """The phrases of text[start:end] in order; words outside the vocabulary leave gaps in the token numbers."""
-    found = [(canonical(m.group().lower()), m.start(), m.end())
-             for m in _TOKEN.finditer(text, start, len(text) if end is None else end)]
+    found = list(_TOKEN.finditer(text, start, len(text) if end is None else end))
+    words = [canonical(m.group().lower()) for m in found]
     out, i, n = [], 0, len(found)
     while i < n:
-        node, last, values = _TRIE, i, None
-        for j in range(i, n):
-            node = node.get(found[j][0])
-            if node is None:
-                break
+        node = _TRIE.get(words[i])
+        if node is None:
+            i += 1
+            continue
+        j, last, values = i, i, node.get(None)
+        while (j := j + 1) < n and (node := node.get(words[j])) is not None:
             if None in node:
                 last, values = j, node[None]
         if values:
-            out += [Item(kind, value, i, last, found[i][1], found[last][2]) for kind, value in values]
+            begin, stop = found[i].start(), found[last].end()
+            for kind, value in values:
+                out.append(Item(kind, value, i, last, begin, stop))
         i = last + 1
     return out

@@ -1,6 +1,7 @@
 """Rule-based report filter: text -> mentions (entity, position, exists) with character spans.
 
-`matcher` finds the phrases, `clauses` splits sentences, `scopes` reads negation and uncertainty, `places` and `attach` the anatomy; here they meet.
+`matcher` finds the phrases, `clauses` splits sentences, `scopes` reads negation and uncertainty, `places` and `attach` the
+anatomy; here they meet.
 Words are in `lexicon`, `anatomy` and `cues`. What a reader may rely on:
 - exists: 1 stated, 0 denied ("no", "without", "has resolved", ...), 2 uncertain ("possible", "may represent", "cannot
   be excluded", "A versus B", "A or B").
@@ -142,10 +143,11 @@ def _sentence(text: str, implied: bool) -> tuple[Mention, ...]:
     if not parts or not_this_image.is_asked(text):
         return ()
     found: list[tuple] = []
+    earlier = not_this_image.may_be_earlier(text)
     begins = [0, *(clause[0].start for clause in parts[1:]), len(text)]
     for clause, (begin, end) in zip(parts, itertools.pairwise(begins), strict=True):
         before, found = found, _clause_mentions(clause, found)
-        if not_this_image.of_earlier_image(text[begin:end]):
+        if earlier and not_this_image.of_earlier_image(text[begin:end]):
             found = []
             continue
         for item, settled, rest in found or _elliptical(clause, before):
@@ -186,5 +188,6 @@ def extract(text: str, implied: bool = True) -> list[Mention]:
     """
     out = []
     for start, end in sentences(text):
-        out += [m._replace(start=m.start + start, end=m.end + start) for m in _sentence(text[start:end], implied)]
+        for entity, position, exists, first, last in _sentence(text[start:end], implied):
+            out.append(Mention(entity, position, exists, first + start, last + start))
     return out

@@ -100,13 +100,15 @@ def _turns(clause: list[Item], k: int, gone: bool = False) -> bool:
     if "still" in values or not kinds.isdisjoint({"restart", "link"}):
         return True
     if "large" in values:
-        return not (_list_goes_on(clause, k) or _bare_item_follows(clause, k) or any(i.kind == "and" for i in clause[k + 1:]))
+        joined = any(item.kind == "and" for item in clause[k + 1:])  # "large effusion/pneumothorax"
+        return not (joined or _list_goes_on(clause, k) or _bare_item_follows(clause, k))
     if clause[k].kind == "and" and "side" in kinds and (gone or clause[k - 1].kind in ("side", "place")):
         return False  # "in the right and left lung"
     located = any((item.kind == "place" and not _ZONES.isdisjoint(item.value))
                   or (item.kind == "finding" and item.value.entity in _NEVER_LISTED) for item in heads)
-    return ((not kinds.isdisjoint({"affirm", "side", *_UNCERTAIN}) or (located and not gone)
-             or _own_predicate(clause, k) or (clause[k].kind == "comma" and _lasting(clause, k))) and not _list_goes_on(clause, k))
+    begins = (not kinds.isdisjoint({"affirm", "side", *_UNCERTAIN}) or (located and not gone) or _own_predicate(clause, k)
+              or (clause[k].kind == "comma" and _lasting(clause, k)))
+    return begins and not _list_goes_on(clause, k)
 
 
 def _runs_on(clause: list[Item], k: int) -> bool:

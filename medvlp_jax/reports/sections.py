@@ -42,8 +42,11 @@ _ORGANS = re.compile(r"LUNG|HEART|PLEURA|MEDIASTIN|BONE|OSSEOUS|CARDIAC|CARDIO|H
 
 _ABBREVIATION = re.compile(r"(?:\b(?:dr|mr|mrs|ms|vs|e\.g|i\.e|approx|st|fig|pt|cf|ca)|\b[A-Za-z])\.$", re.I)
 # A full stop (not a decimal point), or a line that ends a paragraph or begins a list item or a new capital heading.
-_STOP = re.compile(r"(?<![\d?])(?:[.!]|(?<=\w)\?|(?<=[)\]])\?)[.!?]*(?=\s|\Z|[A-Z\d(])|(?<=\d)[.!?]+(?=\s|\Z|[A-Z])|\n[ \t]*\n|"
-                   r"\n(?=[ \t]*(?:\d+[.)]|[-*•]))|\s(?=\d{1,2}[.)]\s*[A-Z])|\n(?=[ \t]*[A-Z])")
+# A question mark before a word is no end: "? infiltrate". The pattern begins with one set of characters, so that the
+# search skips all others.
+_STOP = re.compile(r"[.!?\s](?:(?:(?<=[.!])|(?<=[\w)\]]\?))(?:(?<!\d.)[.!?]*(?=\s|\Z|[A-Z\d(])|(?<=\d.)[.!?]*(?=\s|\Z|[A-Z]))|"
+                   r"(?<=\n)[ \t]*\n|(?<=\n)(?=[ \t]*(?:\d+[.)]|[-*•]))|(?<=\s)(?=\d{1,2}[.)]\s*[A-Z])|"
+                   r"(?<=\n)(?=[ \t]*[A-Z]))")
 _NUMBERING = re.compile(r"[\s.;,*•\-]*(?:\(?\d{1,2}[.)](?!\d)[\s.]*)?[\s*•\-]*")
 _LISTED = re.compile(r"[ \t]*(?:\d+[.)]|[-*•])")
 _WORDY = re.compile(r"\w")
