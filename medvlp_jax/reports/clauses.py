@@ -88,7 +88,7 @@ def _elliptical(items: list[Item], k: int) -> bool:
     on the right"."""
     size = side = False
     for item in items[k:]:
-        if (item.kind in ("pronoun", "neg_next") or item.value == "absent"
+        if (item.kind in ("pronoun", "neg_next", "gone_post") or item.value == "absent"
                 or (item.kind == "affirm" and item.value != "article")):
             size = True
         elif item.kind in ("side", "place"):

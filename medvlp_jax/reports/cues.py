@@ -22,7 +22,8 @@ CUES = {
     "neg_post": ["not definitely|definitively|clearly|currently|readily|convincingly|___? seen|identified|present|visualized|"
                  "visualised|evident|demonstrated|appreciated|noted|detected|found|apparent|observed|visible|shown|"
                  "suspected|confirmed|reproduced|recognized|discernible", "ruled out", "is|are|was|were|been excluded", "none",
-                 "none seen|identified|present", "is|are absent"],
+                 "none seen|identified|present", "is|are absent",
+                 "neither seen|identified|visualized|present|evident|noted nor"],
     # Absent, after a colon only ("Pneumothorax: negative").
     "denial": ["negative", "neg", "n"],
     # Gone since the last study: what came before ("has resolved"), what follows ("resolution of").

@@ -36,7 +36,7 @@ ENTITIES = {
     "enlarge": ["~enlarged", "enlargement", "~enlarging", "~large !heart", "~increased in? size !heart",
                 "~increased !heart"],
     "tip": ["tip"],
-    "low": ["~low !volumes,lung", "~lower !volumes", "~reduced !volumes", "~decreased|decreasing !volumes",
+    "low": ["~low !volumes,lung", "~lower !volumes", "lower lung volume|vol @volumes", "~reduced !volumes", "~decreased|decreasing !volumes",
             "~diminished !volumes",
             "~small !volumes", "hypoinflation @volumes", "~hypoinflated @volumes", "hypoventilation @volumes",
             "~hypoventilatory @volumes", "~underinflated @volumes", "underinflation @volumes",

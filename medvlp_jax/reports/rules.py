@@ -109,7 +109,7 @@ def _clause_mentions(clause: list[matcher.Item], before: list[tuple]) -> list[tu
     return out
 
 
-_ELLIPTICAL = frozenset({"affirm", "pronoun", "neg_next"})
+_ELLIPTICAL = frozenset({"affirm", "pronoun", "neg_next", "gone_post"})
 _ELLIPTICAL_ABSENT = frozenset({"neg", "neg_next", "neg_post", "gone_post"})
 
 

@@ -64,14 +64,17 @@ def _own_predicate(clause: list[Item], k: int) -> bool:
     finding = governed = False
     first = _first_comma(clause, k)
     for n, item in enumerate(clause[k + 1:], k + 1):
-        if finding and item.kind == "prep":
+        if finding and (item.kind == "prep" or (not governed and clause[n - 1].kind == "finding"
+                                                and item.kind in ("side", "place"))):
             governed = True
+            if item.kind == "side" or (item.kind == "place" and not _ZONES.isdisjoint(item.value)):
+                return first  # "nodular opacity right apex"
         elif governed and item.kind == "affirm":
             continue
         elif governed and (item.kind == "side" or (item.kind == "place" and not _ZONES.isdisjoint(item.value))):
             return first
         elif item.kind == "finding" and not is_normal(item) and not (finding and not item.value.adjective):
-            finding = True
+            finding = finding or not item.value.adjective
         elif item.kind == "verb" and finding:
             run = [i for i in clause[n:n + 4] if i.kind == "verb"]
             return all(i.value != "closing" for i in run)
