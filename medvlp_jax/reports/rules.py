@@ -131,6 +131,10 @@ def _elliptical(clause: list[matcher.Item], before: list[tuple]) -> list[tuple]:
     (told,) = nouns.values()
     item = matcher.Item("finding", told.value, told.first, told.last, told.start, told.end)
     item.places = at
+    if kinds[-1] == "neg_next":  # "has not": the reverse of what was said before, known only where that was "gone"
+        if told.exists:
+            return []
+        kinds.pop()
     item.exists = 0 if _ELLIPTICAL_ABSENT.intersection(kinds) else told.exists or 1
     return [(item, places.settle(item), True)]
 

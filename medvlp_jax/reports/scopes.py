@@ -191,7 +191,7 @@ def _said_before(clause: list[Item], k: int) -> bool:
 
 def _predicate_cue(clause: list[Item], k: int) -> bool:
     """Whether the cue at k is said of what came before ("pneumonia is suspected", "pneumonia possible")."""
-    before = clause[k - 1] if k else None
+    before = next((item for item in reversed(clause[:k]) if item.kind != "affirm"), None)  # "is also possible"
     if clause[k].value == "question":
         return before is not None and not _finding_follows(clause, k)
     if before is None or before.kind not in ("verb", "finding") or before.first == clause[k].first:
