@@ -34,6 +34,7 @@ _HEADING = re.compile(
     r"(?<![^\n])[ \t]{0,9}(?P<capitals>[A-Z][A-Z ,/()\-]{3,80}?))|"
     r"(?<=\s)(?P<inline>FINDINGS?|IMPRESSIONS?|CONCLUSIONS?|INDICATION|COMPARISON|TECHNIQUE|HISTORY|RECOMMENDATIONS?))"
     r"\s{0,3}:(?!\d)")
+_LONGEST_HEADING = 120  # characters, with the white space around it
 _BANNER = re.compile(r"(?:(?<=\n)|\A)[ \t]*(?:FINAL REPORT|FINAL ADDENDUM|PRELIMINARY REPORT)[ \t]*(?=\n|\Z)")
 _VIEWS = re.compile(r"CHEST|VIEW|RADIOGRAPH|X-?RAY|LATERAL|FRONTAL|PORTABLE|UPRIGHT|SUPINE")
 # Lines of a structured report ("HEART: ...") are part of the section they stand in.
@@ -72,11 +73,22 @@ def sections(report: str) -> dict[str, str]:
     return out
 
 
+def _headings(report: str):
+    """Matches of `_HEADING`, in order: as finditer, but looking only at what stands right before a colon."""
+    end, colon = 0, report.find(":")
+    while colon >= 0:
+        m = _HEADING.search(report, max(end, colon - _LONGEST_HEADING), colon + 2)
+        if m:
+            yield m
+            end = m.end()
+        colon = report.find(":", colon + 1)
+
+
 def _spans(report: str) -> list[tuple[str, int, int]]:
     """(section, start, end) of the text after each heading, in order; the first is the preamble."""
     marks = [(0, 0, "preamble")]
     banners = [(m.start(), m.end(), "preamble") for m in _BANNER.finditer(report)]  # what follows is no more the wet read
-    for m in _HEADING.finditer(report):
+    for m in _headings(report):
         while banners and banners[0][0] <= m.start():
             marks.append(banners.pop(0))
         name = " ".join((m["known"] or m["inline"] or m["capitals"]).upper().split())
