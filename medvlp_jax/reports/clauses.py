@@ -8,6 +8,8 @@ from medvlp_jax.reports.matcher import Item
 
 # What a run-on sentence goes on with.
 _SUBJECTS = frozenset({"heart", "cardiomediastinum", "mediastinum", "aorta", "lung", "bones", "volumes"})
+_LONGEST = 200  # items of a clause; looking ahead in a longer one would cost its square
+_AHEAD = 20  # items that tell how a statement begins
 _NORMAL = frozenset(vocab.NORMAL) | {vocab.EXCLUDED}
 
 
@@ -43,7 +45,7 @@ def split(items: list[Item]) -> list[list[Item]]:
     for k, item in enumerate(items):
         if item.value == "semicolon" and some and _list_in_pieces(current, items, k + 1):
             current.append(Item("comma", None, item.first, item.last, item.start, item.end))
-        elif item.kind == "stop":
+        elif item.kind == "stop" or len(current) >= _LONGEST:
             out.append(current)
             current, some = [item], False
         elif some and item.kind in ("comma", "and") and (_own_statement(items, k + 1) or _elliptical(items, k + 1)):
@@ -61,15 +63,13 @@ def split(items: list[Item]) -> list[list[Item]]:
 def _own_statement(items: list[Item], k: int) -> bool:
     """Whether an anatomy and then a verb come next, before any finding ("and the heart is")."""
     place = False
-    while k < len(items):
-        kind = items[k].kind
-        if kind == "verb":
+    for item in items[k:k + _AHEAD]:
+        if item.kind == "verb":
             return place
-        if kind == "place":
+        if item.kind == "place":
             place = True
-        elif kind not in ("side", "and", "comma", "affirm", "prep", "rest"):
+        elif item.kind not in ("side", "and", "comma", "affirm", "prep", "rest"):
             return False
-        k += 1
     return False
 
 
@@ -87,7 +87,7 @@ def _elliptical(items: list[Item], k: int) -> bool:
     """Whether a size (or a pronoun, or "not") and then a side come next but no finding: "No effusion on the left, small one
     on the right"."""
     size = side = False
-    for item in items[k:]:
+    for item in items[k:k + _AHEAD]:
         if (item.kind in ("pronoun", "neg_next", "gone_post") or item.value == "absent"
                 or (item.kind == "affirm" and item.value != "article")):
             size = True
@@ -106,7 +106,7 @@ def _elliptical(items: list[Item], k: int) -> bool:
 def _list_in_pieces(clause: list[Item], items: list[Item], k: int) -> bool:
     """Whether bare findings with an "or" follow a negated clause ("No edema; effusion or pneumothorax")."""
     kinds = set()
-    for item in items[k:]:
+    for item in items[k:k + _AHEAD]:
         if item.kind == "stop":
             break
         kinds.add("normal" if item.kind == "finding" and is_normal(item) else item.value or item.kind

@@ -87,8 +87,14 @@ def _own_predicate(clause: list[Item], k: int) -> bool:
 
 def _bare_item_follows(clause: list[Item], k: int) -> bool:
     """Whether a later comma is followed by a finding without a size or side ("large effusion, pneumothorax")."""
-    return any(item.kind == "comma" and n + 1 < len(clause) and clause[n + 1].kind in ("finding", "place")
-               and not _turns(clause, n) for n, item in enumerate(clause[k + 1:], k + 1))
+    return any(item.kind == "comma" and n + 1 < len(clause) and _bare(_heads(clause, n))
+               for n, item in enumerate(clause[k + 1:], k + 1))
+
+
+def _bare(heads: list[Item]) -> bool:
+    return {item.kind for item in heads} <= {"finding", "place"} and not any(
+        (item.kind == "place" and not _ZONES.isdisjoint(item.value))
+        or (item.kind == "finding" and item.value.entity in _NEVER_LISTED) for item in heads)
 
 
 def _turns(clause: list[Item], k: int, gone: bool = False) -> bool:

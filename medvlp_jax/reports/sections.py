@@ -45,7 +45,8 @@ _ABBREVIATION = re.compile(r"(?:\b(?:dr|mr|mrs|ms|vs|e\.g|i\.e|approx|st|fig|pt|
 # A full stop (not a decimal point), or a line that ends a paragraph or begins a list item or a new capital heading.
 # A question mark before a word is no end: "? infiltrate". The pattern begins with one set of characters, so that the
 # search skips all others.
-_STOP = re.compile(r"[.!?\s](?:(?:(?<=[.!])|(?<=[\w)\]]\?))(?:(?<!\d.)[.!?]*(?=\s|\Z|[A-Z\d(])|(?<=\d.)[.!?]*(?=\s|\Z|[A-Z]))|"
+_STOP = re.compile(r"[.!?\s](?:(?:(?<=[.!])|(?<=[\w)\]]\?))"
+                   r"(?:(?<!\d.)[.!?]{0,9}(?=\s|\Z|[A-Z\d(])|(?<=\d.)[.!?]{0,9}(?=\s|\Z|[A-Z]))|"
                    r"(?<=\n)[ \t]*\n|(?<=\n)(?=[ \t]*(?:\d+[.)]|[-*•]))|(?<=\s)(?=\d{1,2}[.)]\s*[A-Z])|"
                    r"(?<=\n)(?=[ \t]*[A-Z]))")
 _NUMBERING = re.compile(r"[\s.;,*•\-]*(?:\(?\d{1,2}[.)](?!\d)[\s.]*)?[\s*•\-]*")
@@ -63,14 +64,14 @@ def sections(report: str) -> dict[str, str]:
     any other heading in capitals gets a section of its own, in lower case.
     """
     report = report.replace("\r\n", "\n")
-    out: dict[str, str] = {}
+    parts: dict[str, list[str]] = {}
     for name, begin, end in _spans(report):
         text = report[begin:end].strip()
         if text:
-            out[name] = f"{out[name]}\n{text}" if name in out else text
-    if list(out) == ["preamble"]:
-        out = {"findings": out["preamble"]}
-    return out
+            parts.setdefault(name, []).append(text)
+    if list(parts) == ["preamble"]:
+        parts = {"findings": parts["preamble"]}
+    return {name: "\n".join(some) for name, some in parts.items()}
 
 
 def _headings(report: str):
