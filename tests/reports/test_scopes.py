@@ -142,6 +142,7 @@ def test_a_side_without_its_finding(text, expected):
 def test_long_sentences_take_no_time():
     start = time.process_time()
     for part in ("no effusion, ", "no effusion, large ", "edema, ", "effusion on the prior study was ", "? ", "large, ", "or, ",
-                 "small on the left, ", "no effusion; edema or ", "that ", "none, ", "absent, ", "year-old with ", "heart large, ", "no normal "):
+                 "small on the left, ", "no effusion; edema or ", "that ", "none, ", "absent, ",
+                 "year-old with ", "heart large, ", "no normal "):
         extract(part * 1500)
     assert time.process_time() - start < 10
