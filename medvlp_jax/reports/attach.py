@@ -76,8 +76,10 @@ def _subject(clause: list[Item], k: int) -> list[Place]:
     for i in range(k - 1, -1, -1):
         item = clause[i]
         if item.kind == "finding":
-            if clause[k].value.entity in _ASIDE and not any(i.kind in ("verb", "colon") for i in clause[k - 2:k]):
-                return []
+            kinds = [item.kind for item in clause[i + 1:k]]
+            telegraphic = kinds[:1] == ["comma"] and kinds.count("comma") == 1 and kinds[-1] == "anatomy"
+            if clause[k].value.entity in _ASIDE and not telegraphic and not {"verb", "colon"}.intersection(kinds[-2:]):
+                return []  # but read "no effusion, heart stable"
             return free  # what a preposition governs belongs to that finding: "tortuosity of the aorta, stable"
         if item.kind == "anatomy":
             described = i and clause[i - 1].kind == "finding" and clause[i - 1].value.adjective

@@ -89,7 +89,8 @@ CUES = {
     "link": ["consistent|compatible with", "represent", "representing", "reflect", "reflecting", "in keeping with",
              "due|secondary|related to", "indicative of", "indicate", "indicating", "characteristic of", "c / w", "d / t"],
     # Contains a cue but is none.
-    "nothing": ["pulled back", "pulled out of position",
+    "nothing": ["none suspicious|concerning|worrisome|new|enlarging|larger", "of uncertain|unclear|indeterminate|unknown "
+                "etiology|significance|chronicity|age|cause", "pulled back", "pulled out of position",
                 "no|without interval|significant|substantial|appreciable|definite|further|complete? resolution|clearing|"
                 "disappearance|removal of", "not gone|vanished|disappeared|removed", "not gone away",
                 "no|without significant|interval|appreciable|substantial|relevant|new? interval? change|increase|"

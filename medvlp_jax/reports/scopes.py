@@ -78,6 +78,8 @@ def _own_predicate(clause: list[Item], k: int) -> bool:
         elif item.kind == "verb" and finding:
             run = [i for i in clause[n:n + 4] if i.kind == "verb"]
             return all(i.value != "closing" for i in run)
+        elif finding and item.kind == "finding" and is_normal(item):
+            return item.value.entity in ("stable", vocab.EXCLUDED)
         elif finding and item.kind == "affirm":
             return item.value == "still"
         elif item.kind not in ("affirm", "place", "side"):

@@ -16,7 +16,7 @@ from medvlp_jax.reports import gold as scoring
 from medvlp_jax.reports import vocab
 
 GOLD = Path(__file__).parents[1] / "testdata" / "report_gold.jsonl"
-# 832 sentences in many styles by three writers, judged before the filter read them; see docs/reports.md.
+# 877 sentences in many styles by three writers, judged before the filter read them; see docs/reports.md.
 STYLES = GOLD.with_name("report_gold_styles.jsonl")
 # How the sentences begin that the filter still reads wrongly. What is mended leaves this list.
 KNOWN_FAULTS = [
@@ -33,6 +33,7 @@ KNOWN_FAULTS = [
     "On the previous film there was a left effusion; this has resolved.",
     "Pneumothorax? No.",
     "CT would be more sensitive for small nodules.",
+    "Without comparison, the chronicity of the left base opacity is uncertain.",
 ]
 
 
@@ -85,7 +86,7 @@ def test_existence_by_hand():
 
 def test_sentences_in_many_styles():
     sentences = scoring.read(STYLES)
-    assert len({g["text"] for g in sentences}) == len(sentences) == 832
+    assert len({g["text"] for g in sentences}) == len(sentences) == 877
     assert {e for g in sentences for e, _, _ in g["expect"]} <= set(vocab.ENTITIES)
     found = scoring.score(sentences)
     precision, recall, _ = scoring.figures(found.existence)
