@@ -45,6 +45,7 @@ def finish(plan, summaries: list[dict], max_bad_share: float) -> dict:
         "fingerprint": digest.hexdigest(), "rows": rows, **({"exclusion": plan.exclusion} if plan.exclusion else {}),
         "drops": {k: {"rows": len(v), "lines": v[:SHOWN]} for k, v in drops.items()},
         "reports_too_short": sum(len(s["short_reports"]) for s in summaries),
+        "reports_found": _summed(s["texts"] for s in summaries),
         "labels_without_entity": _summed(s["unknown_labels"] for s in summaries),
         "absences_withheld": {"rows": sum(s["withheld"]["rows"] for s in summaries),
                               "labels": _summed(s["withheld"]["labels"] for s in summaries)},
@@ -159,6 +160,8 @@ def page(card: dict) -> str:
             for why, d in card["drops"].items()], (1,)),
             html.tag("p", line_of(card["exclusion"])) if "exclusion" in card else None,
             html.tag("p", f"{card['reports_too_short']:,} reports are empty or of one word and are ignored.")]),
+        "reports": ("Reports", [html.table("How the text of a report was found, or why it is not read",
+                                           ["Text", "Rows"], [[k, f"{n:,}"] for k, n in card["reports_found"].items()], (1,))]),
         "labels": ("Labels", [_labels(card["labels"][s], s) for s in splits] + [html.table(
             "Labels without entity, ignored", ["Label", "Rows"], [[k, f"{n:,}"] for k, n in
                                                                  list(card["labels_without_entity"].items())[:SHOWN]], (1,))]

@@ -164,14 +164,16 @@ def make(job: Job, tick=lambda n: None) -> dict:
 
     folder = Path(job.out) / "work"
     source, digest, lines = source_of(job), hashlib.sha256(), []
-    counts = {"drops": {}, "unknown_labels": Counter(), "short_reports": [], "entities": {str(v): Counter() for v in (0, 1, 2)},
-              "withheld": {"rows": 0, "labels": Counter()}, "conflicts": {kind: Counter() for kind in statements.CONFLICTS}}
+    counts = {"drops": {}, "unknown_labels": Counter(), "short_reports": [], "texts": Counter(),
+              "entities": {str(v): Counter() for v in (0, 1, 2)}, "withheld": {"rows": 0, "labels": Counter()},
+              "conflicts": {kind: Counter() for kind in statements.CONFLICTS}}  # fmt: skip
     with atomic.writing(Path(job.out) / job.file, folder) as temporary:
         writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
         for index in range(len(source)):
             row = source.table[index]
             useless, unknown, short = check.look_at_text(source, row)
             counts["unknown_labels"].update(unknown)
+            counts["texts"][source.locate_text(row)[1]] += 1
             counts["short_reports"] += [source.line(index)] * short
             try:
                 e = example(source, index, job.settings, useless)

@@ -19,21 +19,24 @@ from medvlp_jax.reports import vocab
 SHOWN = 20
 CHUNK = 512  # rows of one task of a thread
 COMPARED = 1000  # rows with report and labels, half a second
+FOREIGN = "not in English"
 
 
 class Summary(NamedTuple):
     """What was found. Rows are named by their line in the manifest, so that no identifier gets into a log.
 
     total: rows looked at; skipped: {reason: lines} of rows that are left out; unknown_labels: {label: rows that list it},
-    the label being ignored; short_reports: lines of rows kept for their labels although the report has no two words; withheld:
-    {label: rows} that imply no absences because of an unknown label; conflicts: {entity: rows} where report and labels differ,
-    among the first `compared` rows that have both.
+    the label being ignored; short_reports: lines of rows kept for their labels although the report has no two words;
+    texts: {how a text was found, or why it is not read (ManifestSource.locate_text): rows}; withheld: {label: rows} that
+    imply no absences because of an unknown label; conflicts: {entity: rows} where report and labels differ, among the first
+    `compared` rows that have both.
     """
 
     total: int
     skipped: dict[str, list[int]]
     unknown_labels: dict[str, int]
     short_reports: list[int]
+    texts: dict[str, int]
     withheld: dict[str, int] = {}
     conflicts: dict[str, int] = {}
     compared: int = 0
@@ -50,6 +53,10 @@ class Summary(NamedTuple):
             parts.append(LIFT_ROOT)
         if self.short_reports:
             parts.append(f"report ignored, empty or one word: {_lines(self.short_reports)}")
+        if set(self.texts) - {"none"}:
+            parts.append("text of reports: " + ", ".join(f"{how} {n}" for how, n in sorted(self.texts.items())))
+        if self.texts.get(FOREIGN):
+            parts.append(f"report not in English, not read: {self.texts[FOREIGN]} rows")
         if self.unknown_labels:
             parts.append("labels ignored, no entity fits: " + _counts(self.unknown_labels))
         if self.withheld:
@@ -131,7 +138,8 @@ def _judge(source, max_bad_share, threads, targets, level, folder) -> tuple[Mani
             skipped.setdefault(reason, []).append(source.line(index))
     keep = np.array([index for index, reason in enumerate(reasons) if not reason], np.int64)
     short = [source.line(index) for index in short if not reasons[index]]
-    summary = Summary(len(source), skipped, dict(unknown), short, *_labels(source))
+    texts = Counter(source.locate_text(source.table[row])[1] for row in source.rows.tolist())
+    summary = Summary(len(source), skipped, dict(unknown), short, dict(texts), *_labels(source))
     store.keep(verdicts.from_flat(entries))
     if summary.bad > max_bad_share * len(source) or not len(keep):
         raise ValueError(f"{name}: {summary.bad / len(source):.1%} of the rows cannot be used, {max_bad_share:.1%} are "
@@ -173,16 +181,17 @@ def look_at_text(source: ManifestSource, row: dict, targets=()) -> tuple[str | N
     labels = label_names(row)
     unknown = [name for name in labels if not vocab.is_known(name) and name not in targets]
     of_use = any(vocab.meanings(name) or name in targets for name in statements.named(row))
-    has_text = bool(source.text_of(row))
-    is_short = not has_text and bool(str(row.get("report") or "").strip())
+    text, how = source.locate_text(row)
+    has_text, foreign = bool(text), how == FOREIGN
+    is_short = not has_text and not foreign and bool(str(row.get("report") or "").strip())
     useful = (has_text or of_use or parse_json(row, "boxes", []) or mask_paths(row) or row.get("mentions")
               or parse_json(row, "severity", {}))
     told = {"report", *statements.VALUES, "annotations", "boxes", "mask", "masks", "severity"} & set(source.table.columns)
     reason = None
     if not useful and told:
         reason = "no report, label, box or mask"
-        if labels or is_short:
-            reason = "only unknown labels" if labels else "report empty or one word"
+        if labels or is_short or foreign:
+            reason = "only unknown labels" if labels else "report not in English" if foreign else "report empty or one word"
     return reason, unknown, is_short
 
 

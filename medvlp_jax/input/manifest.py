@@ -21,7 +21,7 @@ from medvlp_jax.input.masks import Masks
 from medvlp_jax.input.memo import Memo
 from medvlp_jax.input.rows import Rows, Table
 from medvlp_jax.input.splits import SPLITS, hash_split, owner, scan  # noqa: F401 - readers take some of them from here
-from medvlp_jax.reports import rules, sections, triplets, vocab
+from medvlp_jax.reports import language, rules, sections, triplets, vocab
 
 OUTSIDE = "path outside root"
 LIFT_ROOT = ("paths outside the manifest's folder are read with data.root: give the folder above all images, such as "
@@ -85,14 +85,20 @@ class ManifestSource:
         return int(self.table.lines[self.rows[index]])
 
     def text(self, index: int) -> str:
-        """The sections of the report that are used; "" if there is none or it has fewer than two words."""
+        """The sections of the report that are used; "" if there is none, it has fewer than two words or is not in English."""
         return self.text_of(self.table[self.rows[index]])
 
     def text_of(self, row: dict) -> str:
         """As `text`, of a row of the table."""
+        return self.locate_text(row)[0]
+
+    def locate_text(self, row: dict) -> tuple[str, str]:
+        """(text of a row, how it was found): as `sections.locate` says, or "" and "too short" or "not in English"."""
         raw = str(row.get("report") or "").strip()
-        text = sections.report_text(raw, self.report_sections) if raw else ""
-        return text if len(text.split()) >= MIN_WORDS else ""
+        text, how = sections.locate(raw, self.report_sections) if raw else ("", "none")
+        if len(text.split()) < MIN_WORDS:
+            return "", "too short" if text else how
+        return (text, how) if language.is_english(text) else ("", "not in English")
 
     def resolve(self, path: str) -> Path:
         """A path of the manifest below the root; symbolic links are the user's own affair.

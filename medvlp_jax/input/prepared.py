@@ -54,7 +54,12 @@ class PreparedSource(ManifestSource):
 
     def text_of(self, row: dict) -> str:
         """The report as it was cut out when it was prepared."""
-        return str(row.get("report") or "")
+        return self.locate_text(row)[0]
+
+    def locate_text(self, row: dict) -> tuple[str, str]:
+        """(text, "prepared") of a row: how it was found in the report stands in the card."""
+        text = str(row.get("report") or "")
+        return text, "prepared" if text else "none"
 
     @functools.cached_property
     def has_reports(self) -> np.ndarray:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from medvlp_jax.input import manifest
+from medvlp_jax.input import columns
 from medvlp_jax.input.manifest import ManifestSource
 from medvlp_jax.reports import vocab
 from tests import golden
@@ -221,8 +221,8 @@ def test_cached_presence_is_the_presence(tmp_path):
 
 
 def test_label_names_accepts_lists_and_text():
-    assert manifest.label_names({"labels": " A ; B;;A"}) == ["A", "B"] == manifest.label_names({"labels": ["A", "B "]})
-    assert manifest.label_names({"labels": None}) == manifest.label_names({}) == []
+    assert columns.label_names({"labels": " A ; B;;A"}) == ["A", "B"] == columns.label_names({"labels": ["A", "B "]})
+    assert columns.label_names({"labels": None}) == columns.label_names({}) == []
 
 
 def test_real_manifest():

@@ -138,14 +138,14 @@ def test_the_stream_that_workers_get_is_small(tmp_path):
 def test_workers_divide_what_one_process_remembers(tmp_path):
     path = write(tmp_path, [{"report": "Clear lungs."}], images=False)
     loader = pipeline.Loader(ManifestSource(path, "train"), np.arange(1), tokens.load(), pipeline.DEFAULTS, workers=16)
-    before = sections._report_text, rules._sentence
+    before = sections._locate, rules._sentence
     try:
         copy = pickle.loads(pickle.dumps(loader))
-        assert sections._report_text.cache_info().maxsize == 6250 and rules._sentence.cache_info().maxsize == 4096
+        assert sections._locate.cache_info().maxsize == 6250 and rules._sentence.cache_info().maxsize == 4096
         assert copy.tokenizer._room == tokens.CACHED_PIECES // 16 and loader.tokenizer._room == tokens.CACHED_PIECES
         assert sections.report_text("FINDINGS: Clear lungs.") == "Clear lungs." and rules.extract("Small effusion.")
     finally:
-        sections._report_text, rules._sentence = before
+        sections._locate, rules._sentence = before
 
 
 CODE = """
