@@ -150,9 +150,9 @@ def main(argv=None) -> None:
     add("--radgraph", default="", help="mimic_cxr: MIMIC-CXR_graphs.json")
     add("--labels", default="", help="mimic_cxr: chexpert, negbio or radiologist")
     args = parser.parse_args(argv)
-    from medvlp_jax import cli
+    from medvlp_jax import cli, errors
 
-    cli.guarded(_main, args)
+    cli.guarded(errors.opening()(_main), args)
 
 
 def _main(args) -> None:

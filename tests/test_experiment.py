@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from absl import logging
 
-from medvlp_jax import cli, evaluate, experiment, trees
+from medvlp_jax import cli, errors, evaluate, experiment, trees
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
@@ -159,7 +159,7 @@ def test_the_workdir_is_tried_at_once(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="workdir .*/file/run cannot be written: .*; give another --workdir") as error:
         experiment.make_workdir(tmp_path / "file" / "run")
-    assert cli.explained(error.value)
+    assert isinstance(error.value, errors.UserError)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").write_text("")
     with pytest.raises(OSError, match="workdir .*/run cannot be written: checkpoints is a file there; give another"):
