@@ -133,7 +133,7 @@ class TestInThisProcess:
         train.train(tiny.run_config("medklip", **settings, **{"train/steps": 4}), tmp_path)
         caplog.clear()
         train.train(tiny.run_config("medklip", **settings, **{"train/steps": 6}), tmp_path)
-        assert "the learning rate at step 4 was 0 and is now " in caplog.text
+        assert "the learning rate at step 4 was 1e-05 and is now " in caplog.text
         assert "train.steps was 4, is now 6" in caplog.text
         caplog.clear()
         train.train(tiny.run_config("medklip", **settings, **{"train/steps": 6}), tmp_path)
