@@ -128,6 +128,9 @@ class Experiment:
                 f"data.batch_size={data.batch_size} must be a multiple of the {parts} devices that share a batch: "
                 f"{' or '.join(map(str, near))}, or data.batch_per_device={max(near[0] // parts, 1)}"
             )
+        slices = self.config.model.get("microbatches", 1)  # transfer has none
+        if slices < 1 or data.batch_size % slices:
+            raise ValueError(f"model.microbatches={slices} must divide data.batch_size={data.batch_size}")
         logging.info("%d steps of %d examples an epoch, %d in all; %d devices have %d examples each",
                      self.steps_per_epoch, data.batch_size, self.total_steps, parts, data.batch_size // parts)  # fmt: skip
         return pipeline.train_iterator(

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from absl import logging
 
-from medvlp_jax import checkpoint, errors, evaluate, train
+from medvlp_jax import checkpoint, cli, errors, evaluate, experiment, train
 from medvlp_jax.tasks import evaluation
 from tests import tiny
 
@@ -161,6 +161,26 @@ class TestInThisProcess:
         train.train(config, tmp_path)
         rates = {r["step"]: r["images_per_s"] for r in map(json.loads, (tmp_path / "metrics.jsonl").open()) if "loss" in r}
         assert min(rates[3], rates[5]) > 16 / 3  # 5 s of pause between the records alone would give 3.2
+
+    def test_a_shape_bug_in_the_loss_keeps_its_traceback(self, tmp_path, monkeypatch, capsys):
+        """Even if our own code raised it on purpose; the same in the opening is a mistake of the user."""
+        made = experiment.method.get
+
+        def broken(config):
+            def loss(*args):
+                raise ValueError("zi: expected shape (16, 24), came (16, 25)")
+
+            return made(config)._replace(loss=loss)
+
+        monkeypatch.setattr(experiment.method, "get", broken)
+        config = tiny.run_config("medklip", **{"train/steps": 1, "evals/tasks": ()})
+        with pytest.raises(ValueError, match="zi: expected shape") as error:
+            cli.guarded(train.train, config, tmp_path)
+        assert not isinstance(error.value, errors.UserError) and "error:" not in capsys.readouterr().err
+        config.data.batch_size = 12
+        with pytest.raises(SystemExit) as end:
+            cli.guarded(train.train, config, tmp_path)
+        assert end.value.code == 2 and "error: data.batch_size=12 must be a multiple of" in capsys.readouterr().err
 
     def test_a_batch_per_device(self, tmp_path, caplog):
         logging.set_verbosity(logging.INFO)
