@@ -35,7 +35,8 @@ def use_cache(where: str, workdir: Path) -> None:
 
 
 def count() -> None:
-    """Start to count compilations in this process; safe to call twice."""
+    """Count the compilations of this process from now on."""
+    _counts.update(seconds=0.0, programs=0, read=0)
     if _listening:
         return
     _listening.append(True)
@@ -53,15 +54,9 @@ def count() -> None:
     jax.monitoring.register_event_listener(happened)
 
 
-def counts() -> dict:
-    """Return {"seconds", "programs", "read"} since `count`: time, number of programs, and how many came from the cache."""
-    return dict(_counts)
-
-
-def report(before: dict, seconds: float) -> None:
+def report(seconds: float) -> None:
     """Log how long the start took (seconds to the end of the first step) and how much of it went into compiling."""
-    spent = {k: v - before[k] for k, v in _counts.items()}
     logging.info(
         "first step done after %.1f s, %.1f s of it compiling: %d programs, %d of them read from %s",
-        seconds, spent["seconds"], spent["programs"], spent["read"], jax.config.jax_compilation_cache_dir or "no cache",
+        seconds, _counts["seconds"], _counts["programs"], _counts["read"], jax.config.jax_compilation_cache_dir or "no cache",
     )  # fmt: skip

@@ -47,7 +47,7 @@ def validates(exp: experiment.Experiment) -> bool:
 def loop(run: Run, step_fn, state, stop: Stop) -> tuple[Any, int]:
     """Steps until the end or a signal, with what has to be logged, scored and saved on the way -> (state, step)."""
     eval_every, total, clock = run.exp.periods.eval, run.exp.total_steps, run.clock
-    pending, step, compiled = None, run.start, compiling.counts()
+    pending, step = None, run.start
     while step < total and not stop.reached(step) and not _patience_is_over(run, step):
         try:
             with clock.part("input") as busy:
@@ -69,7 +69,7 @@ def loop(run: Run, step_fn, state, stop: Stop) -> tuple[Any, int]:
         if step == run.start + 1:
             jax.block_until_ready(values)
             clock.started()
-            compiling.report(compiled, clock.seconds["start"])
+            compiling.report(clock.seconds["start"])
         score = run.validating and (step % eval_every == 0 or step == total)
         if run.checkpoints.due(step) or score or step == total:
             _record(run, *pending, state)  # before saving: a run that resumes here has this record already

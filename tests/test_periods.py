@@ -67,7 +67,9 @@ def test_periods_on_the_command_line_and_in_run_json(tmp_path, monkeypatch):
     assert (t.eval_every, t.checkpoint_every, t.log_every) == ("0.5 epochs", "30 min", 7)
     assert values.config.schedule.warmup == "2 epochs"
     metrics.write_run_file(tmp_path, values.config.to_dict())
-    assert run_config.saved(tmp_path) == values.config  # the same types: evaluate takes the same overrides
+    saved = run_config.saved(tmp_path)
+    assert saved.to_dict() == values.config.to_dict()
+    assert saved.train.get_type("eval_every") is object is saved.schedule.get_type("warmup")  # as in the file
     assert periods.retype(ConfigDict({"train": {"steps": 1}})).train.steps == 1
 
 
