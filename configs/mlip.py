@@ -7,6 +7,7 @@
 from ml_collections import ConfigDict
 
 from configs import common
+from medvlp_jax.periods import either
 
 
 def get_config(variant: str = "", workload: str = "mlip") -> ConfigDict:
@@ -88,8 +89,9 @@ def get_config(variant: str = "", workload: str = "mlip") -> ConfigDict:
             "rates": (),  # (name pattern, factor of lr) pairs
         }
     )
-    # Large batches: lr scaled by the square root of the batch ratio, e.g. 2e-5 * sqrt(1024 / 144).
-    c.schedule = ConfigDict({"kind": "cosine", "lr": 2e-5, "start_lr": 1e-8, "final_lr": 1e-8, "warmup": 0.4})
+    c.schedule = ConfigDict(
+        {"kind": "cosine", "lr": 2e-5, "start_lr": 1e-8, "final_lr": 1e-8, "warmup": either(0.4), **common.batch_rule(144)}
+    )
     c.train.epochs = 50
 
     if variant == "quickstart":
