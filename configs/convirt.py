@@ -7,7 +7,7 @@ reproduction of ConVIRT: no max-pooling of the text, no weighting of the two dir
 """
 from ml_collections import ConfigDict
 
-from configs import mlip
+from configs import common, mlip
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -16,6 +16,7 @@ def get_config(variant: str = "") -> ConfigDict:
     for name in c.losses:
         c.losses[name] = float(name == "global_contrast")
     c.objective.divergence = False
+    common.without_knowledge(c)
     c.data.examples.needs = ("labels", "text")
     c.train.best_metric = "val/zeroshot/auc_macro_prompts"  # it scores no entities
     c.optim.freeze_until_epoch = ()  # it has no prototypes

@@ -6,6 +6,7 @@
 from ml_collections import ConfigDict
 
 from configs import common
+from medvlp_jax.periods import either
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -57,19 +58,15 @@ def get_config(variant: str = "") -> ConfigDict:
         }
     )
     # kind "medklip_published": the program's own schedule, whose warm-up goes by hundreds of steps
-    c.schedule = ConfigDict({"kind": "cosine", "lr": 1e-4, "start_lr": 1e-5, "final_lr": 1e-5, "warmup": 0.05})
+    c.schedule = ConfigDict(
+        {"kind": "cosine", "lr": 1e-4, "start_lr": 1e-5, "final_lr": 1e-5, "warmup": either(0.05), **common.batch_rule(48)}
+    )
     c.train.epochs = 100
 
     if variant == "quickstart":
         quickstart(c)
     if variant == "mimic_cxr":
-        common.require_weights(
-            c,
-            {
-                "data.path": "MIMIC-CXR prepared by python -m data.prepare --dataset=mimic_cxr (README)",
-                "knowledge.init": "Bio_ClinicalBERT as a directory, or hf:emilyalsentzer/Bio_ClinicalBERT",
-            },
-        )
+        common.require(c, {"data.path": "MIMIC-CXR prepared by python -m data.prepare --dataset=mimic_cxr (README)"})
     return c
 
 

@@ -6,7 +6,7 @@
 """
 from ml_collections import ConfigDict
 
-from configs import mlip
+from configs import common, mlip
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -17,8 +17,11 @@ def get_config(variant: str = "") -> ConfigDict:
     # shifted word weights, padding as negatives, patches read unnormalised vectors, ResNet images at 299 px, the sum of
     # both directions of the global contrast.
     c.as_published = False
+    common.without_knowledge(c)
 
     m = c.model
+    for name in ("divergence_hidden", "divergence_noise", "score_scale", "score_bias"):
+        del m[name]
     for name in ("fusion_width", "fusion_depth", "fusion_heads", "fusion_mlp_dim", "fusion_init_std", "dropout"):
         del m[name]
     m.learned_attention = False  # True: words and patches read each other by learned attention (its use_local_atten)
@@ -26,6 +29,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.losses = ConfigDict({"global_contrast": 1.0, "alignment": 0.7, "category": 0.5})
     temperatures = {"temperature": 0.07, "local_temperature": 0.1, "prototype_temperature": 0.2}
     c.objective = ConfigDict({**temperatures, "sinkhorn_epsilon": 0.05, "sinkhorn_iterations": 3, "contrast_chunk": 0})
+    c.objective.equal_reports = "negatives"  # as the paper; see configs/mlip.py
     c.data.examples.needs = ("labels", "text")
     c.train.best_metric = "val/zeroshot/auc_macro_prompts"  # it scores no entities
 

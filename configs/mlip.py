@@ -7,6 +7,7 @@
 from ml_collections import ConfigDict
 
 from configs import common
+from medvlp_jax.periods import either
 
 
 def get_config(variant: str = "", workload: str = "mlip") -> ConfigDict:
@@ -20,7 +21,13 @@ def get_config(variant: str = "", workload: str = "mlip") -> ConfigDict:
     m.patch_stage = 3  # ResNet trunks: stage of the local features
     m.embed_dim = 128
     m.hidden = 2048
-    m.num_prototypes = 500
+    m.num_prototypes = 500  # MGCA
+    # Divergence encoders, our reading: a hidden layer of MGCA's order; noise of length 0.3 turns a unit embedding by about 17
+    # degrees, near enough to stay its report's match and far enough to be another view.
+    m.divergence_hidden, m.divergence_noise = 512, 0.3
+    # Start of knowledge -> patch: reading patches by similarity makes the cosine about 0.5 from the first step, of absent
+    # entities too, so that 10 * 0.5 - 5 begins at even odds.
+    m.score_scale, m.score_bias = 10.0, -5.0
     m.fusion_width, m.fusion_depth, m.fusion_heads, m.fusion_mlp_dim = 256, 2, 4, 1024
     m.fusion_init_std = 0.02  # MedKLIP's, for width 256
     m.dropout = 0.1
@@ -47,14 +54,18 @@ def get_config(variant: str = "", workload: str = "mlip") -> ConfigDict:
     # > 0: the global contrast never holds more than rows x this many logits, in twice the time; it saves memory from a batch
     # of about 4,096 (`python -m medvlp_jax.bench contrast`, figures in launch/README.md).
     o.contrast_chunk = 0
+    # What the same report of another image is to an image: "masked", neither positive nor negative (a fifth of Open-I's and
+    # many of MIMIC-CXR's normal reports are the same sentence); "negatives" (MGCA, CLIP) or "positives".
+    o.equal_reports = "masked"
     o.divergence = True  # False: plain InfoNCE without divergent views
     o.local_temperature = 0.1
     o.knowledge_gate = True  # False: tokens are aligned as they are
     o.prototype_temperature = 0.2
     o.sinkhorn_epsilon = 0.05
     o.sinkhorn_iterations = 3
+    o.guidance_weight = 1.0  # of the knowledge's codes beside the swapped prediction: equal shares
     o.category_guidance = True  # False: prototypes without knowledge
-    o.matching_group = 8  # hard negatives are looked for among this many neighbours, which live on one device
+    o.matching_group = 0  # hard negatives are looked for among this many consecutive rows of a device; 0 = all of them
 
     c.data.batch_size = 144
     c.data.examples = ConfigDict(
@@ -78,8 +89,9 @@ def get_config(variant: str = "", workload: str = "mlip") -> ConfigDict:
             "rates": (),  # (name pattern, factor of lr) pairs
         }
     )
-    # Large batches: lr scaled by the square root of the batch ratio, e.g. 2e-5 * sqrt(1024 / 144).
-    c.schedule = ConfigDict({"kind": "cosine", "lr": 2e-5, "start_lr": 1e-8, "final_lr": 1e-8, "warmup": 0.4})
+    c.schedule = ConfigDict(
+        {"kind": "cosine", "lr": 2e-5, "start_lr": 1e-8, "final_lr": 1e-8, "warmup": either(0.4), **common.batch_rule(144)}
+    )
     c.train.epochs = 50
 
     if variant == "quickstart":
@@ -87,7 +99,7 @@ def get_config(variant: str = "", workload: str = "mlip") -> ConfigDict:
         # So short a run learns most from knowledge -> patch, the term that scores and grounds entities.
         l.knowledge_patch, l.global_contrast, l.category = 2.0, 0.5, 0.25
     if variant == "mimic_cxr":
-        common.require_weights(
+        common.require(
             c,
             {
                 "data.path": "MIMIC-CXR prepared by python -m data.prepare --dataset=mimic_cxr (README)",

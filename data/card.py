@@ -5,8 +5,11 @@ from collections import Counter
 
 from data import features, shards
 from medvlp_jax import atomic
+from medvlp_jax.input import manifest
 from medvlp_jax.input.columns import label_names
+from medvlp_jax.input.exclusion import REASON, line_of
 from medvlp_jax.input.prepared import FORMAT
+from medvlp_jax.input.statements import CONFLICTS
 from medvlp_jax.tasks import html
 
 SHOWN = 20  # lines of a reason, labels without entity
@@ -16,26 +19,40 @@ def finish(plan, summaries: list[dict], max_bad_share: float) -> dict:
     """Writes everything that belongs beside the shards, the card last -> the card.
 
     Raises:
-      ValueError: more than `max_bad_share` of the rows cannot be used, or all; says why.
+      ValueError: more than `max_bad_share` of the rows cannot be used, or all; a filter leaves nothing of a split. Says why.
     """
     drops = _joined(s["drops"] for s in summaries)
     if plan.twice:
         drops["image named twice"] = plan.twice
-    rows = sum(s["rows"] for s in summaries) + len(plan.twice)
-    bad = {why: lines for why, lines in drops.items() if not why.startswith(shards.FILTERED)}
+    if plan.excluded:
+        drops[REASON] = plan.excluded
+    rows = sum(s["rows"] for s in summaries) + len(plan.twice) + len(plan.excluded)
+    bad = {why: lines for why, lines in drops.items() if not why.startswith((*shards.FILTERED, REASON))}
     share, total = sum(map(len, bad.values())) / max(rows, 1), sum(s["examples"] for s in summaries)
     if share > max_bad_share or not total:
         raise ValueError(f"{plan.dataset}: {share:.1%} of the {rows:,} rows cannot be used, {max_bad_share:.1%} are allowed; "
-                         f"{_told(drops)}. Correct it, or give --max_bad_share: finished shards stay")
+                         f"{_told(drops)}. Correct it, or give --max_bad_share: finished shards stay"
+                         + (f". {manifest.LIFT_ROOT}" if manifest.OUTSIDE in drops else ""))
+    for split in dict.fromkeys(s["split"] for s in summaries):
+        own = [s for s in summaries if s["split"] == split]
+        left = _joined(s["drops"] for s in own)
+        if not sum(s["examples"] for s in own) and all(why.startswith(shards.FILTERED) for why in left):
+            raise ValueError(f"{plan.dataset}: nothing is left of split {split}; {_told(left)}. Give other --views")
     counts = _rows(plan.out, summaries)
     digest = hashlib.sha256(json.dumps([s["sha256_of_records"] for s in summaries]).encode())
     card = {
         "format": FORMAT, "dataset": plan.dataset, "options": json.loads(json.dumps(plan.options)),
-        "fingerprint": digest.hexdigest(), "rows": rows,
+        "fingerprint": digest.hexdigest(), "rows": rows, **({"exclusion": plan.exclusion} if plan.exclusion else {}),
         "drops": {k: {"rows": len(v), "lines": v[:SHOWN]} for k, v in drops.items()},
         "reports_too_short": sum(len(s["short_reports"]) for s in summaries),
-        "labels_without_entity": dict(sum((Counter(s["unknown_labels"]) for s in summaries), Counter()).most_common()),
-        **counts, "entities": _entities(summaries), "label_spaces": {k: sorted(v) for k, v in sorted(plan.spaces.items())},
+        "reports_found": _summed(s["texts"] for s in summaries),
+        "labels_without_entity": _summed(s["unknown_labels"] for s in summaries),
+        "absences_withheld": {"rows": sum(s["withheld"]["rows"] for s in summaries),
+                              "labels": _summed(s["withheld"]["labels"] for s in summaries)},
+        "conflicts": _conflicts(summaries), "annotations": plan.joined,
+        **counts, "entities": _entities(summaries),
+        "label_spaces": {k: sorted(space.names) for k, space in sorted(plan.spaces.items())},
+        "sources_stating_absences": sorted(k for k, space in plan.spaces.items() if space.stated),
         "shards": [{k: s[k] for k in ("file", "split", "examples", "bytes")} for s in summaries],
     }  # fmt: skip
     _tfds(plan, summaries)
@@ -61,6 +78,17 @@ def _joined(parts) -> dict[str, list[int]]:
         for why, lines in part.items():
             out.setdefault(why, []).extend(lines)
     return {why: sorted(lines) for why, lines in sorted(out.items())}
+
+
+def _summed(parts) -> dict[str, int]:
+    return dict(sum(map(Counter, parts), Counter()).most_common())
+
+
+def _conflicts(summaries) -> dict:
+    """{entity: {kind: rows}} where report and labels say different things, the frequent ones first."""
+    kinds = {kind: _summed(s["conflicts"][kind] for s in summaries) for kind in CONFLICTS}
+    names = _summed(kinds.values())
+    return {name: {kind: some.get(name, 0) for kind, some in kinds.items()} for name in names}
 
 
 def _rows(out, summaries) -> dict:
@@ -130,10 +158,14 @@ def page(card: dict) -> str:
         "drops": ("Left out", [html.table("Rows left out", ["Reason", "Rows", "Lines"], [
             [why, f"{d['rows']:,}", ", ".join(map(str, d["lines"])) + (" ..." if d["rows"] > len(d["lines"]) else "")]
             for why, d in card["drops"].items()], (1,)),
+            html.tag("p", line_of(card["exclusion"])) if "exclusion" in card else None,
             html.tag("p", f"{card['reports_too_short']:,} reports are empty or of one word and are ignored.")]),
+        "reports": ("Reports", [html.table("How the text of a report was found, or why it is not read",
+                                           ["Text", "Rows"], [[k, f"{n:,}"] for k, n in card["reports_found"].items()], (1,))]),
         "labels": ("Labels", [_labels(card["labels"][s], s) for s in splits] + [html.table(
             "Labels without entity, ignored", ["Label", "Rows"], [[k, f"{n:,}"] for k, n in
-                                                                 list(card["labels_without_entity"].items())[:SHOWN]], (1,))]),
+                                                                 list(card["labels_without_entity"].items())[:SHOWN]], (1,))]
+            + _agreement(card)),
         "entities": ("Entities", [_entity_table(card["entities"].get(s, {}), s) for s in splits]),
         "attributes": ("Attributes", [html.table(k, [k, "Examples"], [[x, f"{n:,}"] for x, n in list(v.items())[:SHOWN]], (1,))
                                       for k, v in card["attributes"].items()]),
@@ -148,6 +180,22 @@ def page(card: dict) -> str:
         html.contents({name: title for name, (title, _) in parts.items()}),
         [html.section(title, body, name=name) for name, (title, body) in parts.items()],
     )  # fmt: skip
+
+
+def _agreement(card: dict) -> list:
+    """Where labels and reports contradict each other, what unknown labels cost, and what was joined."""
+    out, held = [], card["absences_withheld"]
+    if held["rows"]:
+        names = ", ".join(f"{name} ({n:,})" for name, n in list(held["labels"].items())[:SHOWN])
+        out.append(html.tag("p", f"{held['rows']:,} rows state no implied absence because of a label without entity: {names}."))
+    if card["conflicts"]:
+        rows = [[name, *(f"{n:,}" for n in kinds.values())] for name, kinds in card["conflicts"].items()]
+        out.append(html.table("Report and labels contradict each other, rows", ["Entity", *(k.capitalize() for k in CONFLICTS)],
+                              rows, (1, 2, 3)))  # fmt: skip
+    if card["annotations"]:
+        rows = [[str(k), f"{v:,}" if isinstance(v, int) else str(v)] for k, v in card["annotations"].items()]
+        out.append(html.table("Annotation files joined", ["What", "Number"], rows, (1,)))
+    return out
 
 
 def _entity_table(counts: dict, split: str):

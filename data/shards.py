@@ -14,7 +14,8 @@ import numpy as np
 
 from data import features
 from medvlp_jax import atomic
-from medvlp_jax.input import check, decode, dicom, transforms
+from medvlp_jax.input import check, decode, dicom, statements, transforms, views
+from medvlp_jax.input.columns import entity_name, parse_json
 from medvlp_jax.input.manifest import ManifestSource
 from medvlp_jax.input.rows import Rows
 from medvlp_jax.reports import triplets, vocab
@@ -26,9 +27,10 @@ class Settings(NamedTuple):
     """What shapes an example.
 
     size: long side in pixels, larger images are shrunk; format: "jpeg" (of `quality`) or "png", which is not compressed: four
-    times the space, without loss and faster to read; sections, closed_world: as of ManifestSource;
-    views: projections to keep, () for all; require_report: drop images without a report; keep_burned_in: also DICOM images
-    that say of themselves that text is burnt into the pixels, which may be a name.
+    times the space, without loss and faster to read; sections, closed_world, blank_labels, label_precedence: as of
+    ManifestSource;
+    views: kinds and projections to keep (input/views.py), () for all; require_report: drop images without a report;
+    keep_burned_in: also DICOM images that say of themselves that text is burnt into the pixels, which may be a name.
     """
 
     size: int = 256
@@ -36,9 +38,17 @@ class Settings(NamedTuple):
     format: str = "jpeg"
     sections: tuple[str, ...] = ("impression", "findings")
     closed_world: str = "auto"
+    blank_labels: str = "unknown"
+    label_precedence: str = "report"
     views: tuple[str, ...] = ()
     require_report: bool = False
     keep_burned_in: bool = False
+
+    @property
+    def labels(self) -> dict:
+        """Arguments of a ManifestSource."""
+        return {"closed_world": self.closed_world, "report_sections": self.sections, "blank_labels": self.blank_labels,
+                "label_precedence": self.label_precedence}  # fmt: skip
 
 
 class Job(NamedTuple):
@@ -66,7 +76,7 @@ FILTERED = ("view ", "no report of two words", "text burnt")  # how the reasons 
 def source_of(job: Job) -> ManifestSource:
     """The rows of a job as a source that knows the label spaces of the whole table."""
     s = job.settings
-    source = ManifestSource(Rows(job.rows, job.name), "all", job.root, closed_world=s.closed_world, report_sections=s.sections)
+    source = ManifestSource(Rows(job.rows, job.name), "all", job.root, **s.labels)
     source.spaces, source.table.lines = job.spaces, np.asarray(job.lines)
     source.table.columns = {k: k for k in job.columns}
     return source
@@ -82,7 +92,7 @@ def example(source: ManifestSource, index: int, settings: Settings, useless: str
     """
     row = source.table[index]
     what, view = "", str(row.get("view") or "").strip().upper()
-    if view and settings.views and view not in settings.views:
+    if views.kind(view) != "unknown" and view != "FRONTAL" and not views.keeps(view, settings.views):
         raise Drop(f"view {view}")
     text = source.text_of(row)
     if settings.require_report and not text:
@@ -92,10 +102,11 @@ def example(source: ManifestSource, index: int, settings: Settings, useless: str
     try:
         data, masks = source.files(index, row)
         told, burnt_in = dicom.about(data)
-        view = view or told
+        if views.kind(view) == "unknown" or (view == "FRONTAL" and views.kind(told) == "frontal"):
+            view = told or view  # the header says it, or says more
         if burnt_in and not settings.keep_burned_in:
             raise Drop("text burnt into the image")
-        if settings.views and view not in settings.views:
+        if not views.keeps(view, settings.views):
             raise Drop(f"view {view}" if view else "view unknown")
         pixels, (height, width) = transforms.load(data, 2 * settings.size)
         scale = min(settings.size / max(height, width), 1.0)
@@ -112,8 +123,14 @@ def example(source: ManifestSource, index: int, settings: Settings, useless: str
         **known, "view": view, "id": str(row["image"]), "report": text, "presence": source.presence(row),
         "image": _encode(pixels, settings),
         "finding_labels": truth["finding_labels"], "severity": truth["severity"], "masks": planes,
-        "boxes": [[name, x * sx, y * sy, w * sx, h * sy] for name, x, y, w, h in truth["boxes"]],
+        "boxes": [_scaled(box, sx, sy) for box in parse_json(row, "boxes", [])],
     }  # fmt: skip
+
+
+def _scaled(box: dict, sx: float, sy: float) -> list:
+    """A box of a manifest as a record has it: name, x, y, w, h, and its phrase where it has one."""
+    x, y, w, h = (float(box[k]) for k in "xywh")
+    return [entity_name(box["label"]), x * sx, y * sy, w * sx, h * sy, *([box["phrase"]] if box.get("phrase") else [])]
 
 
 def _encode(pixels: np.ndarray, settings: Settings) -> bytes:
@@ -133,7 +150,7 @@ def _plane(mask: np.ndarray, shape, target) -> bytes:
 def kept_row(row: dict, e: dict) -> dict:
     """The row of an example as it is written beside the shards: of the stored image, with the report that is used."""
     out = {k: v for k, v in row.items() if k not in ("mask", "masks", "boxes", "mentions", "split")}
-    boxes = [{"label": name, "x": x, "y": y, "w": w, "h": h} for name, x, y, w, h in e["boxes"]]
+    boxes = [dict(zip(("label", "x", "y", "w", "h", "phrase"), box, strict=False)) for box in e["boxes"]]
     out |= {"report": e["report"], "view": e["view"], "boxes": boxes, "masks": dict.fromkeys(e["masks"], "stored")}
     return {k: v for k, v in out.items() if v}
 
@@ -147,13 +164,16 @@ def make(job: Job, tick=lambda n: None) -> dict:
 
     folder = Path(job.out) / "work"
     source, digest, lines = source_of(job), hashlib.sha256(), []
-    counts = {"drops": {}, "unknown_labels": Counter(), "short_reports": [], "entities": {str(v): Counter() for v in (0, 1, 2)}}
+    counts = {"drops": {}, "unknown_labels": Counter(), "short_reports": [], "texts": Counter(),
+              "entities": {str(v): Counter() for v in (0, 1, 2)}, "withheld": {"rows": 0, "labels": Counter()},
+              "conflicts": {kind: Counter() for kind in statements.CONFLICTS}}  # fmt: skip
     with atomic.writing(Path(job.out) / job.file, folder) as temporary:
         writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
         for index in range(len(source)):
             row = source.table[index]
             useless, unknown, short = check.look_at_text(source, row)
             counts["unknown_labels"].update(unknown)
+            counts["texts"][source.locate_text(row)[1]] += 1
             counts["short_reports"] += [source.line(index)] * short
             try:
                 e = example(source, index, job.settings, useless)
@@ -164,6 +184,11 @@ def make(job: Job, tick=lambda n: None) -> dict:
                 writer.write(data)
                 digest.update(len(data).to_bytes(8, "big") + data)
                 lines.append(json.dumps({**kept_row(row, e), "split": job.split}, ensure_ascii=False) + "\n")
+                if held := source.withheld(row):
+                    counts["withheld"]["rows"] += 1
+                    counts["withheld"]["labels"].update(held)
+                for entity, kind in source.read_labels(row).conflicts:
+                    counts["conflicts"][kind][entity] += 1
                 for entity, value in zip(vocab.ENTITIES, triplets.existence_labels(e["presence"]).tolist(), strict=True):
                     if value >= 0:
                         counts["entities"][str(value)][entity] += 1

@@ -10,7 +10,8 @@
 #SBATCH --signal=TERM@300
 #SBATCH --output=%x-%j.log
 # One process a GPU on several nodes; sizes by sbatch's own options:
-#   sbatch --nodes=8 launch/slurm.sh --config=configs/mlip.py:manifest --config.data.path=mimic.csv --workdir=/shared/runs/mlip
+#   sbatch --nodes=8 launch/slurm.sh --config=configs/mlip.py:manifest --config.data.path=mimic.csv \
+#     --config.model.text.init=Bio_ClinicalBERT --workdir=/shared/runs/mlip
 # 300 s before the time is up, or when the job is preempted, SLURM sends TERM to the processes (not to this script): they save
 # and end with 75, and the job goes back into the queue. So it does when a process is lost, up to RESTARTS times.
 set -euo pipefail

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # A TPU slice as a queued resource, spot by default, made again when it is preempted and deleted when this script ends:
 #   PROJECT=p ZONE=us-east5-a TYPE=v6e-64 VERSION=v2-alpha-tpuv6e BUCKET=gs://my-bucket \
-#     launch/tpu_vm.sh --config=configs/mlip.py:manifest --config.data.path=/data/mimic.csv --workdir=/data/runs/mlip
+#     launch/tpu_vm.sh --config=configs/mlip.py:manifest --config.data.path=/data/mimic.csv \
+#     --config.model.text.init=/data/Bio_ClinicalBERT --workdir=/data/runs/mlip
 # The bucket is mounted on every host as /data (gcsfuse): this checkout, manifest, images and runs live there. It needs a
 # hierarchical namespace, for a checkpoint comes into being by renaming a folder. DRY=1 only prints the commands.
 set -euo pipefail

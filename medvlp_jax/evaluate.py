@@ -14,7 +14,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from medvlp_jax import checkpoint, cli, distributed, experiment, initial_weights, metrics, run_config, sharding
+from medvlp_jax import checkpoint, cli, distributed, errors, experiment, initial_weights, leakage, metrics, run_config, sharding
 from medvlp_jax.tasks import common, comparison_page, evaluation, page, suite
 
 FLAGS = flags.FLAGS
@@ -59,19 +59,22 @@ def run_tasks(exp: experiment.Experiment, variables, workdir: str | Path, step: 
     evals, options = exp.config.evals, task_options(exp, tasks)
     validation = exp.eval_batches("val", evals.limit) if evals.split != "val" and exp.has_split("val") else None
     place = {"dataset": exp.config.data.name, "split": evals.split, "protocol": "default", "step": int(step)}
+    training = leakage.recorded(workdir, exp.config)
+    leaks = leakage.facts(training, exp.source(evals.split), evals.split)
     try:
         return suite.evaluate(
             exp.method, variables, options, exp.eval_batches(evals.split, evals.limit), workdir, step,
             put=exp.put, tokenizer=exp.tokenizer, validation_fn=validation, dataset=place["dataset"], split=evals.split,
             protocol=place["protocol"], draw=evals.figures, targets=exp.options.targets,
-            facts={"data": exp.source(evals.split).fingerprint, "checkpoint": f"{Path(workdir).name}, step {step}"},
+            facts={"data": exp.source(evals.split).fingerprint, "checkpoint": f"{Path(workdir).name}, step {step}",
+                   **leaks},
         )  # fmt: skip
     finally:
         metrics.update_run_file(Path(workdir), data=exp.fingerprints)
-        _report(exp, workdir, place, options)
+        _report(exp, workdir, place, options, {**leaks, "left_out_of_training": leakage.lines(training)})
 
 
-def _report(exp, workdir, place, options) -> None:
+def _report(exp, workdir, place, options, leaks) -> None:
     """The page and what it says of the protocol. Whatever goes wrong here never costs the numbers: it is only logged."""
     if not options:
         return
@@ -84,7 +87,7 @@ def _report(exp, workdir, place, options) -> None:
             "data_fingerprints": exp.fingerprints, "images": {k: config.data[k] for k in ("image_size", "frame")},
             "evaluated_examples": config.evals.limit or "all", "tasks": suite.settings(options),
             "computed_on": f"{jax.device_count()} {jax.default_backend()} device(s), {config.dtype}",
-            "versions": metrics.versions(), "config": config.to_dict(),
+            "versions": metrics.versions(), "config": config.to_dict(), **leaks,
         })  # fmt: skip
         if config.evals.figures and jax.process_index() == 0:
             logging.info("report: %s", page.write(workdir))
@@ -114,23 +117,26 @@ def evaluate(config, workdir: str | Path, step: str = "last", tasks=None, device
       FileNotFoundError: no such checkpoint. ValueError: the config does not fit the checkpoint, or `check`.
     """
     workdir = Path(workdir).expanduser().absolute()
-    published = config.init and not checkpoint.steps(workdir)
-    number = 0 if published else checkpoint.choose(workdir, step, config.train.best_metric)
-    has_config = not published and "config" in metrics.read_run_file(workdir)
-    config = run_config.without_initial_weights(config, workdir) if has_config else config
-    exp = experiment.build(config, workdir, devices)
-    check(exp, tasks)
-    if published:
-        variables = {**exp.pretrained[initial_weights.WHOLE], "knowledge": exp.tables}
-    else:
-        variables, _ = checkpoint.load_variables(workdir, number)
+    with errors.opening():
+        published = config.init and not checkpoint.steps(workdir)
+        number = 0 if published else checkpoint.choose(workdir, step, config.train.best_metric)
+        has_config = not published and "config" in metrics.read_run_file(workdir)
+        config = run_config.of_evaluation(config, workdir) if has_config else config
+        exp = experiment.build(config, workdir, devices)
+        check(exp, tasks)
+        if published:
+            variables = {**exp.pretrained[initial_weights.WHOLE], "knowledge": exp.tables}
+        else:
+            variables, _ = checkpoint.load_variables(workdir, number)
     where = f"{config.init} (the width of its queries is that of the encoder of knowledge.init)" if published else workdir
     logging.info("evaluating step %d of %s", number, workdir)
     with jax.set_mesh(exp.mesh):  # as in training: without it nothing is said about the layout of activations
-        variables = placed(exp, variables, where)
+        with errors.opening():
+            variables = placed(exp, variables, where)
         return run_tasks(exp, variables, workdir, number, tasks)
 
 
+@errors.opening()
 def compare(folders: list[str], out: str = "") -> Path:
     """Writes the page and a JSON file of the differences of two evaluated runs, b - a -> path of the page.
 

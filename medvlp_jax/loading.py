@@ -78,7 +78,7 @@ def _tables(exp, folder: Path) -> dict:
     if "score_findings" not in exp.method.predict:  # nothing reads them
         return {name: np.zeros((len(rows), 1), np.float32)
                 for name, rows in (("entities", vocab.ENTITIES), ("positions", vocab.POSITIONS))}  # fmt: skip
-    if not k.init:
+    if knowledge.is_random(k):
         raise ValueError(
             "a published MedKLIP answers to queries made by its text encoder, which is not among its weights: give it by "
             'overrides={"knowledge.init": "hf:emilyalsentzer/Bio_ClinicalBERT"} or --config.knowledge.init=DIRECTORY'

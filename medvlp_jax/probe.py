@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 
-from medvlp_jax import atomic, cli, experiment, initial_weights, sharding, train, trees
+from medvlp_jax import atomic, cli, errors, experiment, initial_weights, leakage, sharding, train, trees
 from medvlp_jax.input import fractions
 from medvlp_jax.losses import supervised
 from medvlp_jax.tasks import classification, common, scores, suite
@@ -152,13 +152,14 @@ def probe(
     with jax.set_mesh(exp.mesh):  # for the trunk; a layer on its features is too small to be spread
         variables = start(exp)
         parts = {split: features(exp, variables, split, workdir / "features") for split in ("train", "val", "test")}
+    leaks = leakage.facts(exp.training, exp.source("test"), "test")
     for share in shares:
         for seed in range(seeds):
             subset, digest = fractions.stored(exp.source("train"), share, seed, workdir / "splits")
             found = score(parts, subset.rows, names, solver=solver, seed=seed)
             place = {"dataset": config.data.name, "split": "test", "step": 0, "fraction": share, "seed": seed, "solver": solver,
                      "protocol": f"linear-{solver}, {share:g} of the labels, seed {seed}", "examples": len(subset),
-                     "split_file": digest, "initial_weights": config.model.image.init or "none"}  # fmt: skip
+                     "split_file": digest, "initial_weights": config.model.image.init or "none", **leaks}  # fmt: skip
             records += [{**r, **place} for r in found]
             logging.info("%g of the labels (%d examples), seed %d: AUC %.3f", share, len(subset), seed, found[0]["value"])
     suite.write(workdir / "eval" / "results.jsonl", records)
@@ -186,6 +187,7 @@ def define_flags(flag_values=FLAGS) -> None:
     flags.DEFINE_enum("solver", "adamw", list(SOLVERS), "How the layer is fitted.", flag_values=flag_values)
 
 
+@errors.opening()
 def main(argv):
     """Entry of `python -m medvlp_jax.probe`."""
     if len(argv) > 1:

@@ -26,9 +26,9 @@ def digest(facts: tuple, tree) -> str:
     return found.hexdigest()[:16]
 
 
-def map_named(fn: Callable[[str, Any], Any], tree):
-    """Tree of fn(name, leaf)."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: fn(name_of(path), leaf), tree)
+def map_named(fn: Callable[..., Any], tree, *rest):
+    """Tree of fn(name, leaf), or of fn(name, leaf, other leaf, ...) with trees of the same structure in `rest`."""
+    return jax.tree_util.tree_map_with_path(lambda path, *leaves: fn(name_of(path), *leaves), tree, *rest)
 
 
 def match(tree, rules: Sequence[tuple[str, Any]], what: str = "rule"):

@@ -17,8 +17,9 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def start(workdir: Path, *options: str, processes: int = 1, devices: int = 1, method: str = "mlip") -> list[subprocess.Popen]:
-    """`processes` of them with `devices` CPU devices each, on the tiny config."""
+def start(workdir: Path, *options: str, processes: int = 1, devices: int = 1, method: str = "mlip",
+          each: list[list[str]] | None = None) -> list[subprocess.Popen]:
+    """`processes` of them with `devices` CPU devices each, on the tiny config; `each`: options of a single process."""
     flags = [f"--config=tests/tiny_config.py:{method}", f"--workdir={workdir}", "--config.evals.tasks=()", *options]
     environment = {
         **os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
@@ -31,8 +32,8 @@ def start(workdir: Path, *options: str, processes: int = 1, devices: int = 1, me
     for i in range(processes):
         mine = environment | ({"JAX_PROCESS_ID": str(i)} if processes > 1 else {})
         log = (workdir.parent / f"{workdir.name}-{i}.log").open("w")
-        started.append(subprocess.Popen([sys.executable, "-m", "medvlp_jax.train", *flags], cwd=ROOT, env=mine, stdout=log,
-                                        stderr=subprocess.STDOUT))  # fmt: skip
+        command = [sys.executable, "-m", "medvlp_jax.train", *flags, *(each[i] if each else [])]
+        started.append(subprocess.Popen(command, cwd=ROOT, env=mine, stdout=log, stderr=subprocess.STDOUT))
     return started
 
 

@@ -66,7 +66,7 @@ class Nowhere:
 def made(name, folder, manifest):
     """A run of random weights as `train` leaves it -> (its experiment, variables)."""
     settings = {"data/name": "manifest", "data/path": str(manifest), "data/root": "/", "data/image_size": 32, "data/frame": 40,
-                "data/examples/eval_frame": 40, "knowledge/standardize": True,
+                "data/examples/eval_frame": 40, "knowledge/standardize": True, "knowledge/init": "encoder",
                 "evals/options": {"zeroshot": {"resamples": 0}}, "evals/figures": False}  # fmt: skip
     exp = experiment.build(tiny.run_config(name, **settings), folder)
     variables = filled.variables(exp.method, {**tiny.batch(), "knowledge": exp.tables}, seed=5)
@@ -172,6 +172,14 @@ def test_a_finding_by_its_own_description(runs, data):
     foreign = inference.Model(model._exp, model._variables | {"knowledge": shifted}, 7)
     with pytest.raises(ValueError, match="needs the text encoder that the checkpoint's entities were encoded with"):
         foreign.zero_shot(path, {"x": "Air."})
+
+
+def test_a_random_encoder_takes_no_new_descriptions(runs, data):
+    """"A purple bicycle" must not get a score that looks like one."""
+    model = medvlp_jax.load(runs("medklip")[3], overrides={"knowledge.init": "random"})
+    with pytest.raises(ValueError, match="vectors of a random text encoder .knowledge.init=random."):
+        model.zero_shot(data[1][:1], {"x": "A purple bicycle."})
+    assert model.zero_shot(data[1][:1], ["edema"]).shape == (1, 1)  # its own entities it knows
 
 
 def test_text_embeddings(runs):

@@ -2,6 +2,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from medvlp_jax import optim
@@ -37,7 +38,9 @@ def test_adamw_decays_matrices_only():
     params, _ = run(3, weight_decay=0.1)
     np.testing.assert_allclose(params["trunk"]["kernel"], adamw(1, 0.5, 3, decay=0.1), rtol=1e-5)
     np.testing.assert_allclose(params["trunk"]["bias"], adamw(1, -0.2, 3), rtol=1e-5)
-    np.testing.assert_allclose(params["category"]["prototypes"], adamw(1, 0.1, 3), rtol=1e-5)
+    assert params["category"]["prototypes"].shape == (3, 2)
+    free, _ = run(3, weight_decay=0.1, unit_norm="(?!)")
+    np.testing.assert_allclose(free["category"]["prototypes"], adamw(1, 0.1, 3), rtol=1e-5)
 
 
 def test_decay_spares_what_the_rule_names():
@@ -62,13 +65,58 @@ def test_frozen_parameters_stay_and_hold_no_moments():
 
 def test_freeze_until_step_then_trains():
     for steps, moved in ((2, False), (3, True)):
-        params, _ = run(steps, freeze_until_step=[("prototypes$", 2)])
+        params, _ = run(steps, freeze_until_step=[("prototypes$", 2)], unit_norm="(?!)")
         assert bool((params["category"]["prototypes"] != 1).all()) is moved
         assert bool((params["trunk"]["kernel"] != 1).all())
 
 
+def test_moments_begin_at_the_thaw():
+    """After a long frozen epoch the first updates are those of a fresh AdamW, not several times the learning rate."""
+    frozen, rate = 300, 0.1
+    tx = optim.make(PARAMS, lambda step: rate, weight_decay=0.0, freeze_until_step=[("prototypes$", frozen)], unit_norm="(?!)")
+    update, state = jax.jit(tx.update), tx.init(PARAMS)
+    rng = np.random.default_rng(0)
+    p = m = v = np.zeros((3, 2))
+    for step in range(frozen + 20):
+        g = rng.normal(size=(3, 2)).astype(np.float32)
+        updates, state = update({**GRADS, "category": {"prototypes": jnp.asarray(g)}}, state, PARAMS)
+        got = np.asarray(updates["category"]["prototypes"])
+        if step < frozen:
+            np.testing.assert_array_equal(got, 0)
+            continue
+        t = step - frozen + 1
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        np.testing.assert_allclose(got, -rate * m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8), rtol=1e-4, atol=1e-7)
+        assert np.abs(got).max() <= 1.001 * rate if t == 1 else np.abs(got).max() < 2 * rate
+        p = p + got
+
+
+def test_gradients_that_are_not_used_are_not_in_the_clipped_norm():
+    large = {**GRADS, "category": {"prototypes": jnp.full((3, 2), 1e6)}}
+    for until, clipped in ((5, False), (0, True)):
+        tx = optim.make(PARAMS, lambda step: 0.1, clip_norm=10.0, freeze_until_step=[("prototypes$", until)])
+        _, state = tx.update(large, tx.init(PARAMS), PARAMS)
+        mu = max(x.max() for x in jax.tree.leaves(state) if x.shape == (2, 2))
+        np.testing.assert_allclose(mu, 0.1 * 0.5 * (10 / (1e6 * 6**0.5) if clipped else 1), rtol=1e-4)
+
+
+def test_prototypes_keep_unit_norm_and_turn_by_the_learning_rate():
+    start = np.random.default_rng(0).normal(size=(3, 8))
+    start /= np.linalg.norm(start, axis=1, keepdims=True)
+    params = {"category": {"prototypes": jnp.asarray(start, jnp.float32)}, "kernel": jnp.ones((2, 2))}
+    tx = optim.make(params, lambda step: 0.01, weight_decay=0.0)
+    grads = {"category": {"prototypes": jnp.asarray([[1.0] * 8, [-1.0, 1.0] * 4, [0.0] * 8])}, "kernel": jnp.ones((2, 2))}
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
+    moved = np.asarray(params["category"]["prototypes"] + updates["category"]["prototypes"])
+    free = start - 0.01 * np.sign(np.asarray(grads["category"]["prototypes"]))  # Adam's first step
+    np.testing.assert_allclose(moved, free / np.linalg.norm(free, axis=1, keepdims=True), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(moved, axis=1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(updates["category"]["prototypes"][2], 0)  # no update, no rounding either
+    np.testing.assert_allclose(updates["kernel"], -0.01, rtol=1e-5)
+
+
 def test_rates_scale_the_step():
-    params, _ = run(1, weight_decay=0.0, rates=[("^trunk/", 0.1)])
+    params, _ = run(1, weight_decay=0.0, rates=[("^trunk/", 0.1)], unit_norm="(?!)")
     np.testing.assert_allclose(params["trunk"]["kernel"], 0.99, rtol=1e-5)
     np.testing.assert_allclose(params["category"]["prototypes"], 0.9, rtol=1e-5)
 
@@ -83,8 +131,23 @@ def test_clip_norm_bounds_the_gradient():
     # AdamW is nearly scale free, so clipping shows in the second moment.
     _, loose = run(1)
     _, tight = run(1, clip_norm=1e-3)
-    nu = lambda state: next(s.nu for s in state if hasattr(s, "nu"))  # noqa: E731
+    nu = lambda state: optax.tree.get(state, "nu")  # noqa: E731
     assert nu(tight)["trunk"]["kernel"].max() < 1e-6 < nu(loose)["trunk"]["kernel"].min()
+
+
+def test_a_temperature_at_its_floor_comes_back_up():
+    params = {"learned_temperature": {"log_temperature": jnp.float32(np.log(0.0101))}}
+    tx = optim.make(params, lambda step: 0.05, weight_decay=0.0)
+    state = tx.init(params)
+    seen = []
+    for sign in (1.0,) * 20 + (-1.0,) * 60:
+        grad = {"learned_temperature": {"log_temperature": jnp.float32(sign)}}
+        updates, state = tx.update(grad, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        seen.append(float(np.exp(params["learned_temperature"]["log_temperature"])))
+    np.testing.assert_allclose(min(seen), 0.01, rtol=1e-5)
+    np.testing.assert_allclose(seen[19], 0.01, rtol=1e-5)
+    assert seen[-1] > 0.012
 
 
 @pytest.mark.parametrize("option", [{"freeze": ["trunc"]}, {"rates": [("x", 1.0)]}, {"freeze_until_step": [("x", 1)]}])

@@ -2,6 +2,7 @@
 from ml_collections import ConfigDict
 
 from configs import common
+from medvlp_jax.periods import either
 
 VARIANTS = ("", "quickstart", "manifest")
 FREEZE_TRUNK = ("^image_encoder/",)
@@ -25,6 +26,7 @@ def base(variant: str, workload: str, needs: str, task: str, metric: str, head: 
     c = common.base(variant, workload)
     c.method = "transfer"
     del c.knowledge
+    c.required = ()
     c.normalisation = ConfigDict({"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)})  # a run's own if init is one
 
     c.model = ConfigDict()
@@ -57,7 +59,9 @@ def base(variant: str, workload: str, needs: str, task: str, metric: str, head: 
             "rates": (),
         }
     )
-    c.schedule = ConfigDict({"kind": "cosine", "lr": 5e-4, "start_lr": 0.0, "final_lr": 0.0, "warmup": 0.0})
+    c.schedule = ConfigDict(
+        {"kind": "cosine", "lr": 5e-4, "start_lr": 0.0, "final_lr": 0.0, "warmup": either(0.0), **common.batch_rule(48)}
+    )
     c.train.epochs = 50
     c.train.eval_every, c.train.patience = 500, 10
     c.train.best_metric = f"val/{task}/{metric}"
@@ -72,7 +76,7 @@ def base(variant: str, workload: str, needs: str, task: str, metric: str, head: 
         }
         if variant == "manifest":
             required["data.path"] = "the CSV or JSONL of your images (README, 'Your own data')"
-        common.require_weights(c, required)
+        common.require(c, required)
     return c
 
 

@@ -2,6 +2,8 @@
 
     python -m medvlp_jax.train --config=configs/tasks/linear.py:quickstart      # after configs/medklip.py:quickstart
     python -m medvlp_jax.probe --config=configs/tasks/linear.py:quickstart      # features once, 1/10/100 % in seconds
+
+On CheXpert the protocol reads blank labels as absent: --config.data.blank_labels=absent (docs/labels.md).
 """
 from ml_collections import ConfigDict
 

@@ -2,7 +2,7 @@
 import importlib
 import sys
 
-NAMES = ("phantom", "ablation", "input", "reports", "contrast", "step")
+NAMES = ("phantom", "ablation", "input", "reports", "contrast", "step", "manifest")
 
 
 def main(argv: list[str]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medvlp_jax import cli
+from medvlp_jax import cli, errors
 from medvlp_jax.bench import turns
 from medvlp_jax.input.tokens import SPECIAL
 from medvlp_jax.models import bert, trunks
@@ -62,6 +62,7 @@ def trunk_of(config):
     return trunks.image_encoder(**{k: v for k, v in config.model.image.to_dict().items() if k != "init"})
 
 
+@errors.opening()
 def settled(config, batch: int):
     """A copy whose step depends on no data, epoch or schedule: constant rate, clipping, nothing frozen.
 
@@ -72,7 +73,8 @@ def settled(config, batch: int):
     config = config.copy_and_resolve_references()
     config.data.batch_size = batch or BATCH[config.method]
     if config.method == "mlip":
-        config.objective.matching_group = min(config.objective.matching_group, config.data.batch_size)
+        config.objective.matching_group = min(config.objective.matching_group or 8, config.data.batch_size)
+        config.objective.equal_reports = "negatives"  # as the other side; the batch has none
     config.optim.clip_norm, config.optim.freeze_until_epoch = CLIP_NORM, ()
     config.schedule.kind, config.train.steps = "cosine", 1000
     config.schedule.start_lr = config.schedule.final_lr = config.schedule.lr

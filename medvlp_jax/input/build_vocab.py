@@ -41,7 +41,7 @@ def corpus(reports: int) -> dict[str, list[str]]:
 
     texts = knowledge.load()
     phantom = PhantomSource("train", size=reports)
-    tables = (lexicon.ENTITIES, anatomy.GROUPS, anatomy.SIDES, cues.CUES, aliases.ALIASES, vocab.ENTITIES, vocab.POSITIONS)
+    tables = (lexicon.ENTITIES, anatomy.GROUPS, anatomy.SIDES, cues.CUES, aliases.SAME, vocab.ENTITIES, vocab.POSITIONS)
     filter_words = sorted({word for text in strings(tables) for word in re.findall(r"[A-Za-z]{2,}", text)})
     return {
         "descriptions": [*texts.entities, *texts.positions],

@@ -13,8 +13,7 @@ ABSENT = ("No {}.", "No evidence of {}.", "There is no {}.", "Negative for {}.",
 UNCERTAIN = ("Possible {}.", "{} cannot be excluded.", "Questionable {}.", "Findings may represent {}.")
 NORMAL = ("No acute cardiopulmonary abnormality.", "Normal chest radiograph.", "Normal chest.", "Chest is unremarkable.")
 # How a report says what a list of labels names in its own way.
-WORDS = {"enlarged cardiomediastinum": "widened mediastinum", "pleural other": "pleural thickening",
-         "nodule mass": "nodule or mass"}
+WORDS = {"pleural other": "other pleural abnormality", "nodule mass": "nodule or mass"}
 MAX_ABSENT = 3  # of the findings that are not there; a report does not list fourteen either
 
 

@@ -7,8 +7,8 @@ _BOXES = '[{"label": "Effusion", "x": 1, "y": 2, "w": 30, "h": 40}]'
 
 
 def entity_name(label: str) -> str:
-    """The entity a box or mask shows, or the label itself where no entity fits ("Left Lung")."""
-    return vocab.lookup(label) or label
+    """The entity a box or mask shows, or the label itself where none is sure to be there ("Left Lung", "Nodule/Mass")."""
+    return next((m.entity for m in vocab.meanings(label)[:1] if m.relation in (vocab.SAME, vocab.NARROWER)), label)
 
 
 def source_name(row: dict) -> str:
@@ -43,14 +43,20 @@ def parse_json(row: dict, column: str, default):
         if column == "boxes":
             for box in value:
                 [float(box[k]) for k in "xywh"], str(box["label"])
+                if not isinstance(box.get("phrase") or "", str):
+                    raise ValueError(f"phrase {box['phrase']!r} is no text")
         if column == "severity":
             [int(grade) for grade in value.values()]
+        if column == "annotations":
+            [label_names(value, kind) for kind in ("labels", "absent", "uncertain")]
         if column == "mentions":
             for entity, position, exists in value:
                 if vocab.entity_index(entity) < 0 or vocab.position_index(position) < 0 or exists not in (0, 1, 2):
                     raise ValueError(f"{exists!r} is not 0, 1 or 2")
     except (ValueError, TypeError, KeyError, OverflowError) as e:
-        like = {"mentions": '[["effusion", "left_pleural", 1]]', "severity": '{"edema": 2}'}.get(column, _BOXES)
+        examples = {"mentions": '[["effusion", "left_pleural", 1]]', "severity": '{"edema": 2}',
+                    "annotations": '{"labels": ["Mass"]}'}  # fmt: skip
+        like = examples.get(column, _BOXES)
         raise ValueError(f"column {column!r} is not as expected ({type(e).__name__}: {e}); expected e.g. {like}") from None
     return value
 

@@ -66,10 +66,30 @@ def probe(data: bytes) -> Header | None:
     return None
 
 
-def _complete(data: bytes, header: Header) -> bool:
-    """Whether the end marker is there: OpenCV fills the missing part of a cut file with grey and says nothing."""
-    end = b"\xff\xd9" if header.kind == "jpeg" else b"IEND"
-    return data.rfind(end) > header.start
+def refuse_empty(data: bytes) -> None:
+    """Raise an ImageError where the first bytes of a file are none, or a git-LFS pointer."""
+    if not data:
+        raise ImageError("empty file")
+    if data[: len(LFS_PREFIX)] == LFS_PREFIX:
+        raise ImageError("git-LFS pointer", "fetch the real file with `git lfs pull`")
+
+
+def ends(data: bytes, header: Header, first: int = 0) -> bool:
+    """Return whether the end marker is in the bytes from number `first` of a file on, behind its header."""
+    at = data.rfind(b"\xff\xd9" if header.kind == "jpeg" else b"IEND")
+    return at >= 0 and first + at > header.start
+
+
+def refuse_cut(data: bytes, header: Header) -> None:
+    """Raise an ImageError where the end marker is missing: OpenCV fills the rest of a cut file with grey and says nothing."""
+    if not ends(data, header):
+        raise ImageError("truncated", f"the end marker of the {header.kind} is missing")
+
+
+def refuse_large(height: int, width: int, scale: int = 1) -> None:
+    """Raise an ImageError for an image above the pixel limit when it is decoded at 1/scale of its size."""
+    if height * width > MAX_PIXELS * scale**2:
+        raise ImageError("too large", f"{width} x {height} px, the limit is {MAX_PIXELS:,} pixels")
 
 
 def reduction(height: int, width: int, short_side: float | None) -> int:
@@ -97,25 +117,20 @@ def decode(data: bytes, short_side: float | None = None) -> np.ndarray:
 
 def read(data: bytes, header: Header | None, short_side: float | None = None) -> np.ndarray:
     """As `decode`, where `probe(data)` is known already."""
-    if not data:
-        raise ImageError("empty file")
-    if data[: len(LFS_PREFIX)] == LFS_PREFIX:
-        raise ImageError("git-LFS pointer", "fetch the real file with `git lfs pull`")
+    refuse_empty(data)
     if data[128:132] == b"DICM":
         from medvlp_jax.input import dicom  # which needs an extra, and this file
 
         return dicom.decode(data)
     scale = 1
     if header:
-        if not _complete(data, header):
-            raise ImageError("truncated", f"the end marker of the {header.kind} is missing")
+        refuse_cut(data, header)
         if header.kind == "png" and (plain := _uncompressed(data, header)) is not None:
             return plain
         scale = reduction(header.height, header.width, short_side) if header.kind == "jpeg" else 1
-        if header.height * header.width > MAX_PIXELS * scale**2:
-            raise ImageError("too large", f"{header.width} x {header.height} px, the limit is {MAX_PIXELS:,} pixels")
-    elif (size := headers.size(data)) and size[0] * size[1] > MAX_PIXELS:
-        raise ImageError("too large", f"{size[1]} x {size[0]} px, the limit is {MAX_PIXELS:,} pixels")
+        refuse_large(header.height, header.width, scale)
+    elif size := headers.size(data):
+        refuse_large(*size)
     flags = _REDUCED[scale] if scale > 1 else cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)

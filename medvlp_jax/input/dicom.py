@@ -3,12 +3,14 @@
 Stored values -> modality transform (rescale or table) -> values of interest (table or window) -> inversion of MONOCHROME1.
 """
 import io
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from medvlp_jax.input.decode import MAX_PIXELS, ImageError, to_uint8
 
+MISSING = "reading DICOM needs pydicom: pip install 'medvlp_jax[dicom]'"
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")  # pydicom gives all of them as RGB
 
@@ -27,7 +29,7 @@ def decode(data: bytes) -> np.ndarray:
     try:
         import pydicom
     except ImportError as e:
-        raise ImportError("reading DICOM needs pydicom: pip install 'medvlp_jax[dicom]'") from e
+        raise ImportError(MISSING) from e
     try:
         return _grey(pydicom.dcmread(io.BytesIO(data)))
     except ImageError:
@@ -48,16 +50,8 @@ def _grey(file) -> np.ndarray:
 
 def _stored(file) -> np.ndarray:
     """Stored values: (H, W) of any integer type, or (H, W, 3) RGB."""
-    missing = [name for name in ("Rows", "Columns", "PhotometricInterpretation", "PixelData") if name not in file]
-    if missing:
-        raise ImageError("unreadable", f"a DICOM file without {', '.join(missing)}: no image")
-    kind, frames = file.PhotometricInterpretation, int(file.get("NumberOfFrames") or 1)
-    if frames != 1:
-        raise ImageError("unreadable", f"a DICOM file of {frames} frames; expected one radiograph")
-    if kind not in GREY + COLOUR:
-        raise ImageError("unreadable", f"PhotometricInterpretation {str(kind)[:40]!r}; expected {', '.join(GREY)} or RGB")
-    if file.Rows * file.Columns > MAX_PIXELS:
-        raise ImageError("too large", f"{file.Columns} x {file.Rows} px, the limit is {MAX_PIXELS:,} pixels")
+    _check_header(file, pixels="PixelData" in file)
+    kind = file.PhotometricInterpretation
     try:
         pixels = file.pixel_array
     except Exception as e:  # as many kinds as there are plugins
@@ -68,6 +62,47 @@ def _stored(file) -> np.ndarray:
     if pixels.ndim != 2 and (kind in GREY or pixels.shape[2:] != (3,)):
         raise ImageError("unreadable", f"pixels of shape {pixels.shape}; expected one grey or RGB image")
     return pixels
+
+
+def _check_header(file, pixels: bool) -> None:
+    """Raise an ImageError where the tags say that there is no single radiograph of a usable size."""
+    missing = [name for name in ("Rows", "Columns", "PhotometricInterpretation") if name not in file]
+    if missing := missing + ["PixelData"] * (not pixels):
+        raise ImageError("unreadable", f"a DICOM file without {', '.join(missing)}: no image")
+    kind, frames = file.PhotometricInterpretation, int(file.get("NumberOfFrames") or 1)
+    if frames != 1:
+        raise ImageError("unreadable", f"a DICOM file of {frames} frames; expected one radiograph")
+    if kind not in GREY + COLOUR:
+        raise ImageError("unreadable", f"PhotometricInterpretation {str(kind)[:40]!r}; expected {', '.join(GREY)} or RGB")
+    if file.Rows * file.Columns > MAX_PIXELS:
+        raise ImageError("too large", f"{file.Columns} x {file.Rows} px, the limit is {MAX_PIXELS:,} pixels")
+
+
+def size(path: Path) -> tuple[int, int]:
+    """Return (height, width) of a DICOM file from its tags; the pixels are not read.
+
+    Raises as `decode` does for what the tags tell, and for a file that ends before its pixels.
+    """
+    try:
+        import pydicom
+    except ImportError as e:
+        raise ImportError(MISSING) from e
+    try:
+        with path.open("rb") as handle:
+            file = pydicom.dcmread(handle, stop_before_pixels=True)
+            before = handle.tell()
+        _check_header(file, pixels=before < (length := path.stat().st_size))
+        syntax = file.file_meta.TransferSyntaxUID
+        if syntax.is_deflated:
+            return decode(path.read_bytes()).shape
+        needed = file.Rows * file.Columns * file.SamplesPerPixel * file.BitsAllocated // 8
+        if not syntax.is_compressed and before + needed > length:
+            raise ImageError("truncated", "the file ends before its pixels do")
+        return int(file.Rows), int(file.Columns)
+    except ImageError:
+        raise
+    except Exception as e:
+        raise ImageError("unreadable", f"damaged DICOM file ({type(e).__name__})") from None
 
 
 def _shown(file, stored: np.ndarray) -> np.ndarray:
@@ -137,3 +172,16 @@ def about(data: bytes) -> tuple[str, bool]:
     except Exception:  # as in `decode`, which will say what is wrong with the file
         return "", False
     return view, burnt == "YES"
+
+
+def shape(data: bytes) -> tuple[int, int] | None:
+    """(height, width) in the header of a DICOM file, of which the first bytes are enough; None where it does not tell."""
+    if data[128:132] != b"DICM":
+        return None
+    import pydicom
+
+    try:
+        file = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+        return (int(file.Rows), int(file.Columns)) if file.Rows and file.Columns else None
+    except Exception:  # as in `about`
+        return None

@@ -28,6 +28,7 @@ def _load(source, row: int, rows, tokenizer, options: Options, seed: int):
             "patient_id": example.get("patient_id", ""),
             "report": example["report"],
             "boxes": transforms.map_boxes(example.get("boxes", ()), geometry, size),
+            "phrases": transforms.map_boxes(example.get("phrases", ()), geometry, size),
             "masks": masks,
             "finding_labels": dict(example.get("finding_labels", {})),
             "attributes": dict(example.get("attributes", {})),
@@ -43,10 +44,10 @@ def eval_batches(source, tokenizer, options: Options = DEFAULTS, *, batch_size: 
     """Batches of the first `limit` examples of a source, each once and in order.
 
     Arrays as in input/examples.py, images made by `eval_fit`. batch["host"] is a list with one dict for each row with
-    valid = 1, in the same order: row, id, patient_id, report, boxes [(name, x, y, w, h)] and masks {name: bool (S, S)} in the
-    pixels of the batch's image, finding_labels, attributes. Rows with valid = 0 come last, black and
-    without labels: the ragged end, and examples that could not be decoded. All processes get the same number of batches;
-    process p holds the p-th `batch_size` rows of each.
+    valid = 1, in the same order: row, id, patient_id, report, boxes [(name, x, y, w, h)], phrases [(phrase, x, y, w, h)]
+    and masks {name: bool (S, S)} in the pixels of the batch's image, finding_labels, attributes. Rows with valid = 0 come last,
+    black and without labels: the ragged end, and examples that could not be decoded. All processes get the same number of
+    batches; process p holds the p-th `batch_size` rows of each.
     """
     check_options(options, tokenizer)
     rows = choose_rows(source, options.require_report)

@@ -15,9 +15,12 @@ import grain
 import numpy as np
 from absl import flags, logging
 
+from medvlp_jax import errors
 from medvlp_jax.input import decode, transforms
 from medvlp_jax.input.evaluation import eval_batches
 from medvlp_jax.input.examples import DEFAULTS, NEEDS, Options, check_options, choose_rows, make_row
+from medvlp_jax.input.shared import Shared
+from medvlp_jax.reports import rules, sections
 
 __all__ = ["NEEDS", "Loader", "Options", "TrainIterator", "eval_batches", "images_per_second", "train_iterator"]
 
@@ -28,9 +31,17 @@ class Loader:
     """(index into `rows`, Generator) -> training row. A row that cannot be decoded is noted, and another random one takes its
     slot: batches keep their shape and the stream stays a function of its position."""
 
-    def __init__(self, source, rows, tokenizer, options: Options):
+    def __init__(self, source, rows, tokenizer, options: Options, workers: int = 0):
         self.source, self.rows, self.tokenizer, self.options = source, rows, tokenizer, options
         self._draws = hasattr(source, "draw")  # of studies, a view
+        self._workers = max(workers, 1)
+
+    def __setstate__(self, state):
+        """In a worker: what it remembers of texts is its share of what one process would."""
+        self.__dict__ = state
+        for remembers in (sections, rules, self.tokenizer):
+            if remembers is not None:
+                remembers.remember(1 / self._workers)
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         o, bad = self.options, []
@@ -46,7 +57,7 @@ class Loader:
                 index = int(rng.integers(len(self.rows)))
                 continue
             return {**arrays, "bad": bad}
-        raise ValueError(f"{_TRIES} examples in a row cannot be decoded: {bad}")
+        raise errors.BadValue(f"{_TRIES} examples in a row cannot be decoded: {bad}")
 
 
 def collate(rows: Iterable[dict], size: int) -> dict[str, Any]:
@@ -69,7 +80,7 @@ class TrainIterator(grain.DatasetIterator):
     def __init__(self, stream, identity: dict, batch_size: int, process_index: int, process_count: int, workers: int,
                  threads: int, max_bad: int):
         super().__init__()
-        self._stream, self._identity, self._batch_size = stream, identity, batch_size
+        self._shared, self._identity, self._batch_size = Shared(stream), identity, batch_size
         self._process_index, self._process_count = process_index, process_count
         self._workers, self._threads, self._max_bad = workers, threads, max_bad
         self._position, self._bad, self._inner = 0, {}, None
@@ -78,7 +89,7 @@ class TrainIterator(grain.DatasetIterator):
     def _open(self):
         size = self._batch_size
         first, step = self._position + self._process_index * size, self._process_count * size
-        pieces = grain.MapDataset.source(_Pieces(self._stream, first, step, size))
+        pieces = grain.MapDataset.source(_Pieces(self._shared, first, step, size))
         threads = 0 if self._workers else self._threads
         data = pieces.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
         if self._workers:
@@ -106,7 +117,7 @@ class TrainIterator(grain.DatasetIterator):
                 logging.warning("example %d skipped (%s); %d so far", row, why, len(self._bad))
         if len(self._bad) > self._max_bad:
             shown = "; ".join(f"{row}: {why}" for row, why in list(self._bad.items())[:20])
-            raise ValueError(f"{len(self._bad)} examples cannot be decoded, {self._max_bad} are allowed: {shown}")
+            raise errors.BadValue(f"{len(self._bad)} examples cannot be decoded, {self._max_bad} are allowed: {shown}")
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -172,7 +183,7 @@ def train_iterator(source, tokenizer, options: Options = DEFAULTS, *, batch_size
     if not flags.FLAGS.is_parsed():  # grain reads flags; a program without absl.app has not parsed any
         flags.FLAGS.mark_as_parsed()
     rows = choose_rows(source, options.require_report, options.captions)
-    stream = _Stream(order(source, rows, seed), Loader(source, rows, tokenizer, options), seed)
+    stream = _Stream(order(source, rows, seed), Loader(source, rows, tokenizer, options, workers), seed)
     identity = {"source": source.fingerprint, "examples": len(rows), "seed": seed, "order": 2}  # 2: by numpy's permutations
     return TrainIterator(stream, identity, batch_size, process_index, process_count, workers, threads, max_bad)
 
@@ -196,7 +207,7 @@ class _Stream:
 class _Pieces:
     """Number n -> the batch of `size` rows that begins at `first` + n * `step`: Grain sees batches, and costs little a row."""
 
-    def __init__(self, stream: _Stream, first: int, step: int, size: int):
+    def __init__(self, stream: Shared, first: int, step: int, size: int):
         self._stream, self._first, self._step, self._size = stream, first, step, size
 
     def __len__(self) -> int:
@@ -204,7 +215,7 @@ class _Pieces:
 
     def __getitem__(self, n: int) -> dict[str, Any]:
         begin = self._first + int(n) * self._step
-        return collate(self._stream.rows(begin, self._size), self._size)
+        return collate(self._stream.value.rows(begin, self._size), self._size)
 
 
 def order(source, rows: np.ndarray, seed: int):
@@ -224,9 +235,10 @@ def order(source, rows: np.ndarray, seed: int):
 
 
 class _Epochs:
-    """`members` again and again, in a new order each time; the orders of the last two epochs are kept (8 bytes a member)."""
+    """`members` again and again, in a new order each time; the orders of the last two epochs are kept (4 bytes a member)."""
 
     def __init__(self, members: np.ndarray, seed: list[int]):
+        members = members.astype(np.int32)
         self._members, self._seed, self._orders = members, seed, {}
 
     def __getstate__(self):

@@ -13,8 +13,9 @@ import numpy as np
 from medvlp_jax.input import records
 from medvlp_jax.input.manifest import ManifestSource
 from medvlp_jax.input.rows import refuse_pointer
+from medvlp_jax.input.statements import Space
 
-FORMAT = 1  # of card.json and the records
+FORMAT = 2  # of card.json and the records; 1 read blanks and labels of kinds as absences
 
 
 class PreparedSource(ManifestSource):
@@ -23,23 +24,28 @@ class PreparedSource(ManifestSource):
     Args:
       path: folder that data/prepare.py was given as --out.
       split: "train", "val", "test", or "all".
-      closed_world, report_sections: must be those it was prepared with.
+      closed_world, report_sections, blank_labels, label_precedence: must be those it was prepared with.
 
     Raises:
       FileNotFoundError: no finished data set there, or one of its files is missing.
       ValueError: a file of another size than was written; options that it was not prepared with; no row in the split.
     """
 
-    def __init__(self, path, split: str, closed_world: str = "auto", report_sections=("impression", "findings")):
+    def __init__(self, path, split: str, closed_world: str = "auto", report_sections=("impression", "findings"),
+                 blank_labels: str = "unknown", label_precedence: str = "report"):
         path = Path(path).expanduser()
         self.card = read_card(path)
         made = self.card["options"]
-        for name, want in (("sections", list(report_sections)), ("closed_world", closed_world)):
+        wanted = {"sections": list(report_sections), "closed_world": closed_world, "blank_labels": blank_labels,
+                  "label_precedence": label_precedence}  # fmt: skip
+        for name, want in wanted.items():
             if made[name] != want:
                 raise ValueError(f"{path.name} was prepared with {name}={_flag(made[name])}, now data.{name} is {_flag(want)}; "
                                  f"set --config.data.{name} to that, or prepare it anew with --{name}={_flag(want)}")
-        super().__init__(path / "rows.jsonl", split, path, closed_world=closed_world, report_sections=report_sections)
-        self.spaces = {source: set(names) for source, names in self.card["label_spaces"].items()}
+        super().__init__(path / "rows.jsonl", split, path, closed_world=closed_world, report_sections=report_sections,
+                         blank_labels=blank_labels, label_precedence=label_precedence)
+        stated = self.card["sources_stating_absences"]
+        self.spaces = {k: Space(frozenset(names), k in stated) for k, names in self.card["label_spaces"].items()}
         shards = self.card["shards"]
         self._records = records.Shards([path / s["file"] for s in shards], [s["examples"] for s in shards])
         if len(self._records) != len(self.table):
@@ -48,7 +54,12 @@ class PreparedSource(ManifestSource):
 
     def text_of(self, row: dict) -> str:
         """The report as it was cut out when it was prepared."""
-        return str(row.get("report") or "")
+        return self.locate_text(row)[0]
+
+    def locate_text(self, row: dict) -> tuple[str, str]:
+        """(text, "prepared") of a row: how it was found in the report stands in the card."""
+        text = str(row.get("report") or "")
+        return text, "prepared" if text else "none"
 
     @functools.cached_property
     def has_reports(self) -> np.ndarray:

@@ -24,7 +24,7 @@ FEATURES = {
     "report": "the sections of the report that are used",
     "presence": "(51 positions, 75 entities) int8, zlib: -1 not mentioned, 0 absent, 1 present, 2 uncertain",
     "finding_labels": "JSON {label: 1 | 0 | -1 uncertain}",
-    "boxes": "JSON [[name, x, y, w, h]] in pixels of the stored image",
+    "boxes": "JSON [[name, x, y, w, h]], or [[name, x, y, w, h, phrase]], in pixels of the stored image",
     "severity": "JSON {finding: grade}",
     "view": "projection",
     "sex": "sex of the patient",
@@ -35,7 +35,8 @@ FEATURES = {
 }
 
 _ATTRIBUTES = ("view", "sex", "age", "source")
-_LOOKED_UP = ("id", "patient_id", "image", "report", "presence", "finding_labels", "boxes", "severity", "masks", "attributes")
+_LOOKED_UP = ("id", "patient_id", "image", "report", "presence", "finding_labels", "boxes", "phrases", "severity", "masks",
+              "attributes")  # fmt: skip
 
 
 @functools.cache
@@ -137,9 +138,11 @@ class Example(Mapping):
             return Masks(stored.__getitem__, {name: [name] for name in stored})
         if name == "attributes":
             return {k: text for k in _ATTRIBUTES if (text := self._value(k).decode())}
+        if name == "phrases":
+            return [(box[5], *box[1:5]) for box in json.loads(self._value("boxes")) if len(box) > 5]
         text = self._value(name).decode()
         if name == "boxes":
-            return [tuple(box) for box in json.loads(text)]
+            return [tuple(box[:5]) for box in json.loads(text)]
         return json.loads(text) if name in ("finding_labels", "severity") else text
 
     def __iter__(self):

@@ -1,7 +1,8 @@
-"""A table of studies (CSV or JSONL) read by random access: only the byte range of each row is kept in memory.
+"""A table of studies (CSV, JSONL or Parquet) read by random access: only the byte range of each row is kept in memory.
 
 Columns are those of the manifest format (`COLUMNS`); a user's own names are given as `columns={"report": "findings_text"}`.
 """
+import array
 import codecs
 import csv
 import difflib
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medvlp_jax.input import scratch
 from medvlp_jax.input.decode import LFS_PREFIX
 
 csv.field_size_limit(2**24)  # 131,072 by default: run lengths of a mask may be longer; a lost quote is still an error
@@ -23,11 +25,13 @@ COLUMNS = {
     "labels": "names of findings, separated by ';'",
     "absent": "names of findings that are not there, separated by ';'",
     "uncertain": "names of findings that may be there, separated by ';'",
-    "boxes": "JSON list of {label, x, y, w, h} in pixels of the image",
+    "boxes": "JSON list of {label, x, y, w, h} in pixels of the image, with the `phrase` of the report that it shows if any",
     "mask": "path of a mask image (of the lungs)",
     "masks": "JSON object {name: path of a mask image, or a list of them}",
     "severity": "JSON object {finding: grade}, 0 = absent",
     "mentions": "JSON list of [entity, position, 0 absent | 1 present | 2 uncertain]: what the report says, as of RadGraph",
+    "labeller": "who made the labels: radiologist, automatic or other; default: by `source`",
+    "annotations": "JSON object {labels, absent, uncertain, labeller} of another labeller (data.annotations)",
     "patient_id": "whose image it is",
     "study_id": "examination that the image belongs to",
     "split": "train, val or test",
@@ -38,35 +42,16 @@ COLUMNS = {
 }
 
 
-class Table:
-    """Rows of a CSV (with header; RFC 4180 quotes, optional BOM) or JSONL file.
+class _Lines:
+    """Rows of a file of CSV records or JSON lines by byte range. Pickling keeps the path and the ranges, not the contents."""
 
-    `rows[i]` reads row i from disk: {column of COLUMNS: str, or a decoded JSON value where the file holds one}. Pickling keeps
-    the path and the byte ranges, not the contents.
-
-    Raises:
-      FileNotFoundError: no such file, with the path that was expected.
-      ValueError: a git-LFS pointer, no `image` column, a probably misspelt one, text that is not UTF-8, a row that is damaged.
-    """
-
-    def __init__(self, path: str | Path, columns: dict[str, str | None] | None = None):
-        self.path = Path(path).expanduser()
-        if not self.path.is_file():
-            raise FileNotFoundError(f"no manifest at {self.path}: expected a .csv or .jsonl file with an 'image' column")
-        self.kind = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}.get(self.path.suffix.lower())
-        if self.kind is None:
-            raise ValueError(f"a manifest is a .csv or .jsonl file, got {self.path.name!r}")
-        refuse_pointer(self.path)
-        spans, lines, header = _scan_csv(self.path) if self.kind == "csv" else _scan_jsonl(self.path)
-        if not len(spans):
-            raise ValueError(f"{self.path.name} has no rows below its header")
-        self._spans, self.lines = spans, lines
-        self._header = header
-        self.columns = choose_columns(header, columns or {}, self.path.name)
-        self._stamp, self._fd = _stamp(self.path), None
+    def __init__(self, path: Path, file: Path, kind: str, spans: np.ndarray, lines: np.ndarray, header, columns: dict):
+        self.path, self._file, self.kind = path, file, kind  # path: of the messages
+        self._spans, self.lines, self._header, self.columns = spans, lines, header, columns
+        self._stamp, self._descriptor = _stamp(path if path.is_file() else file), None
 
     def __getstate__(self):
-        return {**self.__dict__, "_fd": None}
+        return {**self.__dict__, "_descriptor": None}
 
     def __len__(self) -> int:
         return len(self._spans)
@@ -76,12 +61,12 @@ class Table:
 
     def __getitem__(self, index: int) -> dict:
         start, stop = self._spans[index].tolist()
-        if self._fd is None:  # opened once: text swapping reads a row of another report for every example
-            self._fd = os.open(self.path, os.O_RDONLY)
-            weakref.finalize(self, os.close, self._fd)
-        data = os.pread(self._fd, stop - start, start)  # threads share it
-        if _stamp(self.path) != self._stamp:
-            raise RuntimeError(f"{self.path.name} was changed while it is in use; start again to read it anew")
+        if self._descriptor is None:  # opened once: text swapping reads a row of another report for every example
+            descriptor = os.open(self._file, os.O_RDONLY)
+            weakref.finalize(self, os.close, descriptor)
+            self._descriptor = descriptor
+        data = os.pread(self._descriptor, stop - start, start)  # threads share it
+        self._assert_unchanged()
         text = data.removeprefix(codecs.BOM_UTF8).decode()
         if self.kind == "jsonl":
             record = json.loads(text)
@@ -90,9 +75,48 @@ class Table:
             record = dict(zip(self._header, fields, strict=True))
         return {ours: record.get(theirs) for ours, theirs in self.columns.items()}
 
+    def _assert_unchanged(self) -> None:
+        pass
 
-class Rows:
-    """Rows made by a program, with the interface of `Table`; kept as bytes, so that 100,000 of them are a few MB.
+
+class Table(_Lines):
+    """Rows of a CSV (with header; RFC 4180 quotes, optional BOM), JSONL or Parquet file.
+
+    `rows[i]` reads row i from disk: {column of COLUMNS: str, or a decoded JSON value where the file holds one}. Rows of a
+    Parquet file are counted from 1, and copied to a temporary file (input/scratch.py): Parquet has no access to single rows.
+
+    Raises:
+      FileNotFoundError: no such file, with the path that was expected.
+      ValueError: a git-LFS pointer, no `image` column, a probably misspelt one, text that is not UTF-8, a row that is damaged.
+    """
+
+    def __init__(self, path: str | Path, columns: dict[str, str | None] | None = None):
+        path = Path(path).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"no manifest at {path}: expected a .csv, .jsonl or .parquet file with an 'image' column")
+        kind = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}.get(path.suffix.lower())
+        if kind is None:
+            raise ValueError(f"a manifest is a .csv, .jsonl or .parquet file, got {path.name!r}")
+        refuse_pointer(path)
+        if kind == "parquet":
+            from medvlp_jax.input import parquet  # which loads pyarrow: 30 MB that no worker needs
+
+            header, records = parquet.read(path, lambda names: choose_columns(names, columns or {}, path.name))
+            file, spans = _spool(self, records)
+            lines, kind = np.arange(1, len(spans) + 1), "jsonl"
+        else:
+            file, (spans, lines, header) = path, _scan_csv(path) if kind == "csv" else _scan_jsonl(path)
+        if not len(spans):
+            raise ValueError(f"{path.name} has no rows below its header")
+        super().__init__(path, file, kind, spans, lines, header, choose_columns(header, columns or {}, path.name))
+
+    def _assert_unchanged(self) -> None:
+        if _stamp(self.path) != self._stamp:
+            raise RuntimeError(f"{self.path.name} was changed while it is in use; start again to read it anew")
+
+
+class Rows(_Lines):
+    """Rows made by a program, with the interface of `Table`; kept in a temporary file (input/scratch.py), not in memory.
 
     rows: dicts with keys of COLUMNS. name: stands for the file's name in messages, which count the rows from 1.
 
@@ -101,24 +125,21 @@ class Rows:
     """
 
     def __init__(self, rows, name: str):
-        self.path, parts, used = Path(name), [], set()
-        for row in rows:
-            used.update(row)
-            parts.append(json.dumps(row, ensure_ascii=False).encode())
-        if not parts or used - set(COLUMNS):
-            raise ValueError(f"{name}: " + (f"unknown columns {sorted(used - set(COLUMNS))}" if parts else "no rows"))
-        self._data, self._ends = b"".join(parts), np.cumsum([0, *map(len, parts)])
-        self.lines, self.columns = np.arange(1, len(parts) + 1), {k: k for k in COLUMNS if k in used}
+        used = set()
+        file, spans = _spool(self, (row for row in rows if used.update(row) is None))
+        if not len(spans) or used - set(COLUMNS):
+            raise ValueError(f"{name}: " + (f"unknown columns {sorted(used - set(COLUMNS))}" if len(spans) else "no rows"))
+        super().__init__(Path(name), file, "jsonl", spans, np.arange(1, len(spans) + 1), None,
+                         {k: k for k in COLUMNS if k in used})  # fmt: skip
 
-    def __len__(self) -> int:
-        return len(self.lines)
 
-    def __getitem__(self, index: int) -> dict:
-        row = json.loads(self._data[self._ends[index] : self._ends[index + 1]])
-        return {k: row.get(k) for k in self.columns}
-
-    def __iter__(self):
-        return (self[i] for i in range(len(self)))
+def _spool(owner, records) -> tuple[Path, np.ndarray]:
+    """Writes records as JSON lines to a file that lives as long as `owner` -> (path, byte ranges (n, 2))."""
+    file, ends = scratch.file(owner, ".jsonl"), array.array("q", [0])
+    with file.open("wb") as out:
+        for record in records:
+            ends.append(ends[-1] + out.write(json.dumps(record, ensure_ascii=False).encode() + b"\n"))
+    return file, np.stack([np.array(ends[:-1], np.int64), np.array(ends[1:], np.int64)], axis=1)
 
 
 def refuse_pointer(path: Path) -> None:
@@ -148,7 +169,7 @@ def _scan_csv(path: Path):
     """-> (byte range (n, 2), first line number (n,), header) of the non-empty records."""
     ends = [0]
     reader = csv.reader(_decoded_lines(path, ends), strict=True)
-    spans, lines, header, start, line = [], [], None, 0, 1
+    spans, lines, header, start, line = array.array("q"), array.array("q"), None, 0, 1
     try:
         for record in reader:
             if header is None:
@@ -160,7 +181,7 @@ def _scan_csv(path: Path):
                 if len(record) != len(header):
                     raise ValueError(f"{path.name}, line {line}: {len(record)} fields, the header has {len(header)}; "
                                      "a comma, quote or line break in a field needs quotes around the field")
-                spans.append((start, ends[0]))
+                spans.extend((start, ends[0]))
                 lines.append(line)
             start, line = ends[0], reader.line_num + 1
     except csv.Error as e:
@@ -173,7 +194,7 @@ def _scan_csv(path: Path):
 def _scan_jsonl(path: Path):
     """-> (byte range (n, 2), line number (n,), names used in any row) of the non-empty lines."""
     ends = [0]
-    spans, lines, names, start = [], [], {}, 0
+    spans, lines, names, start = array.array("q"), array.array("q"), {}, 0
     for number, text in enumerate(_decoded_lines(path, ends), 1):
         if text.strip():
             try:
@@ -183,7 +204,7 @@ def _scan_jsonl(path: Path):
             if not isinstance(record, dict):
                 raise ValueError(f"{path.name}, line {number}: expected a JSON object, got {type(record).__name__}")
             names.update(dict.fromkeys(record))
-            spans.append((start, ends[0]))
+            spans.extend((start, ends[0]))
             lines.append(number)
         start = ends[0]
     return np.array(spans, np.int64).reshape(-1, 2), np.array(lines, np.int64), list(names)
@@ -210,8 +231,8 @@ def choose_columns(header: list[str], columns: dict[str, str | None], name: str)
             continue
         free = {h.lower().strip(" _"): h for h in header if h not in COLUMNS}
         close = difflib.get_close_matches(theirs.lower(), free, n=1, cutoff=0.6 if ours == "image" else 0.8)
-        if ours == "study_id":
-            continue  # nothing is lost without it
+        if ours in ("study_id", "annotations"):
+            continue  # nothing is lost without it, and it is not the user's column
         hint = f"; did you mean {free[close[0]]!r}? Rename it or give columns={{{ours!r}: {free[close[0]]!r}}}" if close else ""
         if ours == "image" or ours in columns or close:
             also = f", or columns={{{ours!r}: None}} if it is not meant" if close and ours != "image" else ""

@@ -3,6 +3,8 @@ import hashlib
 
 import numpy as np
 
+from medvlp_jax.input import views
+
 
 def numbers(source) -> np.ndarray:
     """Number of the study that each example of a source is of, int64 (N,); where it does not tell, every image is one."""
@@ -16,24 +18,17 @@ def projections(source) -> list[str]:
     return [""] * len(source) if found is None else found
 
 
-def rank(projection: str) -> int:
-    """0 PA, 1 other frontal views ("AP", "AP SUPINE", "FRONTAL"), 2 not known, 3 lateral and all others."""
-    if projection == "PA":
-        return 0
-    return 1 if projection.startswith(("AP", "PA", "FRONTAL")) else 3 if projection else 2
-
-
 class Studies:
     """The studies of a source in the order of their first images; a Source itself.
 
     `source[i]` is the frontal view of study i (PA before AP before what is not known before lateral, the first of equals),
     `source.draw(i, rng)` one of its views, all equally often. A view without report has that of the study, if another view
-    has one, and what the report says where its own labels say nothing.
+    has one, and what that view says; its own labels say the rest.
     """
 
     def __init__(self, source):
         self.source, self.split = source, source.split
-        ranks = np.array([rank(p) for p in projections(source)], np.int64)  # (N,)
+        ranks = np.array([views.rank(p) for p in projections(source)], np.int64)  # (N,)
         number = np.unique(numbers(source), return_inverse=True)[1]
         first = np.full(number.max() + 1, len(number))
         np.minimum.at(first, number, np.arange(len(number)))
@@ -65,8 +60,9 @@ class Studies:
         told = None if example["report"].strip() else self._telling(rows)
         if told is not None:
             other = self.source[told]
-            own = np.asarray(example["presence"])
-            example = {**example, "report": other["report"], "presence": np.where(own == -1, other["presence"], own)}
+            theirs = np.asarray(other["presence"])
+            presence = np.where((theirs != -1).any(0), theirs, example["presence"])  # an absence implied here is weaker
+            example = {**example, "report": other["report"], "presence": presence}
         return example
 
     def _telling(self, rows) -> int | None:

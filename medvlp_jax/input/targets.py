@@ -18,9 +18,14 @@ GROUPS = ("findings", "masks", "boxes", "grade")
 
 
 def label(finding_labels: Mapping[str, int], name: str) -> int:
-    """0 or 1 of a finding by its own name or by that of the entity its label stands for ("Effusion" of "effusion"), or -1."""
-    found = [v for k, v in finding_labels.items() if k == name or vocab.lookup(k) == name]
-    return max((int(v) for v in found if v in (0, 1)), default=-1)
+    """0 or 1 of a finding by its own name or by what labels say of the entity ("Effusion" of "effusion"), or -1.
+
+    A kind that is absent ("COVID-19") leaves its entity unknown.
+    """
+    if finding_labels.get(name) in (0, 1):
+        return int(finding_labels[name])
+    about = vocab.said({k: 2 if v == -1 else int(v) for k, v in finding_labels.items()}).get(name)
+    return about.value if about is not None and about.value in (0, 1) else -1
 
 
 def known(truth: Mapping, name: str, group: str) -> bool:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as Backend
 from medvlp_jax.reports import sections
 
 SHIPPED_VOCAB = Path(sections.__file__).parent / "knowledge" / "vocab.txt"
-CACHED_PIECES = 20_000_000  # of texts seen, kept by each process: 0.3 GB with the texts, enough for 200,000 reports
+CACHED_PIECES = 20_000_000  # of texts seen, kept by all workers of a process: 0.3 GB with the texts, enough for 200,000 reports
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -41,10 +41,14 @@ class Tokenizer:
         backend.no_padding()
         self.backend = backend
         self.pad, self.unk, self.cls, self.sep, self.mask = (backend.token_to_id(t) for t in SPECIAL)
-        self._seen, self._room = {}, CACHED_PIECES
+        self.remember(1.0)
 
     def __getstate__(self):
         return {**self.__dict__, "_seen": {}, "_room": CACHED_PIECES}
+
+    def remember(self, share: float) -> None:
+        """Forgets all texts, and keeps from now on this share of CACHED_PIECES."""
+        self._seen, self._room = {}, int(share * CACHED_PIECES)
 
     @property
     def vocab_size(self) -> int:

@@ -130,8 +130,9 @@ def losses(out: dict, table: jax.Array, batch: dict, weights: dict, keep: jax.Ar
     if weights["existence"]:
         terms["existence"] = supervised.existence_loss(out["existence"], labels)
     if weights["location"]:
-        candidates = table[batch["positions"]]  # (B, K, 8, T)
-        logits = jnp.einsum("bkt,bkpt->bkp", out["location"], candidates)  # (B, K, 8)
+        # All A positions, then the candidates: gathering their vectors first would take (B, K, 8, T).
+        similarity = jnp.einsum("bkt,at->bka", out["location"], table)  # (B, K, A)
+        logits = jnp.take_along_axis(similarity, batch["positions"], axis=-1)  # (B, K, 8)
         terms["location"] = supervised.location_loss(logits, labels)
     return sum(weights[name] * value for name, value in terms.items()), terms
 

@@ -36,7 +36,9 @@ def objective(
         v, t = m.image_embedding(image, train), m.text_embedding(text, train)  # (B, D)
     if "global_contrast" in on:
         directions = 2.0 if m.as_published else 1.0  # their sum, or their mean
-        terms["global_contrast"] = directions * contrastive.chosen(o.contrast_chunk)(v, t, o.temperature, valid)
+        terms["global_contrast"] = directions * contrastive.chosen(o.contrast_chunk, o.equal_reports)(
+            v, t, o.temperature, valid, contrastive.report_keys(batch["input_ids"])
+        )  # fmt: skip
     if "alignment" in on:
         terms["alignment"] = alignment(m, image, text, batch, o.local_temperature, train)
     if "category" in on:

@@ -4,6 +4,7 @@ Three levels of contrast (global with a divergence encoder, local token-knowledg
 two proxy tasks (image-text matching with hard negatives, text swapping) on one fusion module.
 """
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from medvlp_jax.losses import contrastive, local, prototype, supervised
 from medvlp_jax.method import Method
 from medvlp_jax.methods import towers
 from medvlp_jax.methods.mlip_module import MLIP
-from medvlp_jax.models import trunks
+from medvlp_jax.models import layout, trunks
 from medvlp_jax.models.heads import normalize
 
 
@@ -39,7 +40,8 @@ def objective(m: MLIP, batch: dict, table: jax.Array, rng: jax.Array, weights: d
     if on & {"global_contrast", "category", "matching", "kl"}:
         v, t = m.image_embedding(image, True), m.text_embedding(text, True, valid)  # (B, D)
     if on & {"global_contrast", "kl"}:
-        terms.update(_global(m, v, t, valid, keys, on, o))
+        reports = contrastive.report_keys(batch["input_ids"])  # (B, 2)
+        terms.update(_global(m, v, t, valid, reports, keys, on, o))
     entities = m.entities(table) if on & {"alignment", "knowledge_patch", "category"} else None  # (K, D)
     if on & {"alignment", "knowledge_patch"}:
         patches = m.patch_embeddings(image, True)  # (B, N, D)
@@ -63,7 +65,7 @@ def objective(m: MLIP, batch: dict, table: jax.Array, rng: jax.Array, weights: d
         guidance = (m.category(knowledge), has_knowledge) if o.category_guidance else (None, None)
         terms["category"], _ = prototype.category_loss(
             m.category(v), m.category(t), *guidance, temperature=o.prototype_temperature,
-            epsilon=o.sinkhorn_epsilon, iterations=o.sinkhorn_iterations, valid=valid,
+            epsilon=o.sinkhorn_epsilon, iterations=o.sinkhorn_iterations, valid=valid, knowledge_weight=o.guidance_weight,
         )  # fmt: skip
     if "matching" in on:
         terms["matching"] = _matching(m, v, t, image, text, batch, keys["negatives"], o)
@@ -75,21 +77,27 @@ def objective(m: MLIP, batch: dict, table: jax.Array, rng: jax.Array, weights: d
     return sum(weights[name] * value for name, value in terms.items()), terms
 
 
-def _global(m, v, t, valid, keys, on, o):
+def _temperature(m, o):
+    """Temperature of the global contrast, fixed or learned."""
+    return m.learned_temperature(o.temperature) if o.learn_temperature else o.temperature
+
+
+def _global(m, v, t, valid, reports, keys, on, o):
     """InfoNCE of the embeddings and of their divergent views, averaged, and the KL term of both encoders."""
-    temperature = m.learned_temperature(o.temperature) if o.learn_temperature else o.temperature
-    info_nce = contrastive.chosen(o.contrast_chunk)
+    temperature = _temperature(m, o)
+    info_nce = contrastive.chosen(o.contrast_chunk, o.equal_reports)
     if not o.divergence:
-        return {"global_contrast": info_nce(v, t, temperature, valid)}
+        return {"global_contrast": info_nce(v, t, temperature, valid, reports)}
     v2, dv = m.image_divergence(v, jax.random.normal(keys["image"], v.shape))
     t2, dt = m.text_divergence(t, jax.random.normal(keys["text"], t.shape))
     terms = {}
     if "global_contrast" in on:
         pairs = ((v, t), (v2, t), (v, t2), (v2, t2))
-        terms["global_contrast"] = sum(info_nce(a, b, temperature, valid) for a, b in pairs) / len(pairs)
+        terms["global_contrast"] = sum(info_nce(a, b, temperature, valid, reports) for a, b in pairs) / len(pairs)
     if "kl" in on:
-        kl_text = contrastive.kl_divergence(dt["mu"], dt["log_var"], valid=valid)
-        terms["kl"] = 0.5 * (contrastive.kl_divergence(dv["mu"], dv["log_var"]) + kl_text)
+        sigma0 = m.divergence_noise / math.sqrt(m.embed_dim)
+        kl_text = contrastive.kl_divergence(dt["mu"], dt["log_var"], sigma0, valid)
+        terms["kl"] = 0.5 * (contrastive.kl_divergence(dv["mu"], dv["log_var"], sigma0) + kl_text)
     return terms
 
 
@@ -100,7 +108,9 @@ def _matching(m, v, t, image, text, batch, rng, o):
     def logits(text, mask, image):
         return m.matching_head(m.fuse(text, mask, image, True)[:, 0])  # (B, 2)
 
-    other_text, other_image, found = hard_negatives(v, t, batch["input_ids"], valid, rng, o.temperature, o.matching_group)
+    group = matching_group(len(v), o.matching_group)
+    reports = contrastive.report_keys(batch["input_ids"])  # (B, 2)
+    other_text, other_image, found = hard_negatives(v, t, reports, valid, rng, _temperature(m, o), group)
     text2, mask2 = take_rows((text, mask), other_text)
     image2 = take_rows(image, other_image)
     true = supervised.matching_loss(logits(text, mask, image), jnp.ones(len(v), jnp.int32), valid)
@@ -110,27 +120,40 @@ def _matching(m, v, t, image, text, batch, rng, o):
     return (true + false + false2) / 3
 
 
-def hard_negatives(v, t, ids, valid, rng, temperature: float, group: int):
+def matching_group(batch: int, group: int) -> int:
+    """How many consecutive rows look for hard negatives among each other: config.objective.matching_group.
+
+    0 stands for the rows of a device. No group may straddle two devices, for then patches and tokens would be gathered, which
+    are a hundred times larger than the embeddings.
+
+    Raises:
+      ValueError: the group does not divide the rows of a device.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    devices = math.prod(mesh.shape[axis] for axis in layout.BATCH if axis in mesh.axis_names)
+    rows = max(batch // devices, 1)
+    if group and rows % group:
+        raise ValueError(f"objective.matching_group={group} does not divide the {rows} rows of a device (a batch of {batch} on "
+                         f"{devices}); expected a divisor of {rows}, or 0 for all of them")
+    return group or rows
+
+
+def hard_negatives(v, t, reports, valid, rng, temperature, group: int):
     """Draws, for each image, another report and, for each report, another image, likelier the more alike they are.
 
-    Rows look only at the `group` consecutive rows they are among, which live on one device: no patch or token feature
-    crosses devices. Equal reports are no negatives of each other.
+    Rows look only at the `group` consecutive rows they are among (see `matching_group`). Equal reports are no negatives of
+    each other.
 
     Args:
-      v, t (B, D) unit; ids (B, M) token ids; valid (B,) bool.
+      v, t (B, D) unit; reports (B, G) keys that are equal for equal reports; valid (B,) bool.
 
     Returns:
       text_of_image, image_of_text: (B / group, group) int32 indices within the group;
       found: (B,) bool twice, false where a group has no usable negative.
-
-    Raises:
-      ValueError: the group does not divide the batch.
     """
-    if len(v) % group:
-        raise ValueError(f"objective.matching_group={group} must divide the global batch of {len(v)}")
-    v, t, ids, valid = (x.reshape(-1, group, *x.shape[1:]) for x in (v, t, ids, valid))
+    v, t, reports, valid = (x.reshape(-1, group, *x.shape[1:]) for x in (v, t, reports, valid))
     similarity = jnp.einsum("gid,gjd->gij", v, t) / temperature  # (G, g, g) image i, text j
-    allowed = (ids[:, :, None] != ids[:, None]).any(-1) & valid[:, :, None] & valid[:, None]
+    allowed = (reports[:, :, None] != reports[:, None]).any(-1) & valid[:, :, None] & valid[:, None]
     logits = jax.lax.stop_gradient(jnp.where(allowed, similarity, -1e9))
     key_text, key_image = jax.random.split(rng)
     text_of_image = jax.random.categorical(key_text, logits)  # (G, g)

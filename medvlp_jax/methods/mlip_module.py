@@ -13,8 +13,15 @@ class MLIP(TwoTowers):
     """Both towers, the divergence encoders, the projected knowledge and the fusion module.
 
     Fields:
+      divergence_hidden, divergence_noise: see `models.divergence`.
+      score_scale, score_bias: start of the learned scale and bias of the knowledge -> patch score.
       fusion_*, dropout: the decoder block shared by matching and swapping.
     """
+
+    divergence_hidden: int = 512
+    divergence_noise: float = 0.3
+    score_scale: float = 10.0
+    score_bias: float = -5.0
 
     fusion_width: int = 256
     fusion_depth: int = 2
@@ -26,8 +33,9 @@ class MLIP(TwoTowers):
     def setup(self):
         super().setup()
         self.category = Prototypes(self.num_prototypes)
-        self.image_divergence = DivergenceEncoder(self.embed_dim, dtype=self.dtype)
-        self.text_divergence = DivergenceEncoder(self.embed_dim, dtype=self.dtype)
+        divergence = self.divergence_hidden, self.divergence_noise
+        self.image_divergence = DivergenceEncoder(*divergence, dtype=self.dtype)
+        self.text_divergence = DivergenceEncoder(*divergence, dtype=self.dtype)
         self.entity_projection = nn.Dense(self.embed_dim, dtype=self.dtype)
         self.gate = nn.Dense(1, dtype=self.dtype)
         self.fusion_text = nn.Dense(self.fusion_width, dtype=self.dtype)
@@ -38,7 +46,7 @@ class MLIP(TwoTowers):
         )  # fmt: skip
         self.matching_head = nn.Dense(2, dtype=self.dtype)
         self.swapping_head = nn.Dense(2, dtype=self.dtype)
-        self.knowledge_score = ScaleBias()
+        self.knowledge_score = ScaleBias(self.score_scale, self.score_bias)
         self.learned_temperature = Temperature()
 
     def entities(self, table: jax.Array) -> jax.Array:
@@ -52,21 +60,26 @@ class MLIP(TwoTowers):
 
 
 class ScaleBias(nn.Module):
-    """s = scale * cosine + bias, both learned (spec: knowledge -> patch score)."""
+    """s = scale * cosine + bias, both learned from these starts (spec: knowledge -> patch score)."""
+
+    scale: float
+    bias: float
 
     @nn.compact
     def __call__(self, cosine: jax.Array) -> jax.Array:
         """Any shape, kept."""
-        scale = self.param("logit_scale", nn.initializers.constant(10.0), ())
-        # Reading patches by similarity makes the cosine about 0.5 from the start, of absent entities, too.
-        return cosine * scale + self.param("logit_bias", nn.initializers.constant(-5.0), ())
+        scale = self.param("logit_scale", nn.initializers.constant(self.scale), ())
+        return cosine * scale + self.param("logit_bias", nn.initializers.constant(self.bias), ())
 
 
 class Temperature(nn.Module):
-    """Learned temperature of the global contrast, never below 0.01 (as in CLIP)."""
+    """Learned temperature of the global contrast.
+
+    The optimizer holds it at or above 0.01 (optim.FLOORS), as CLIP does. A maximum here would have no gradient below the
+    floor, and a temperature that reached it could not come back up.
+    """
 
     @nn.compact
     def __call__(self, start: float) -> jax.Array:
         """Scalar."""
-        log = self.param("log_temperature", nn.initializers.constant(jnp.log(start)), ())
-        return jnp.maximum(jnp.exp(log), 0.01)
+        return jnp.exp(self.param("log_temperature", nn.initializers.constant(jnp.log(start)), ()))

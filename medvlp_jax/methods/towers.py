@@ -86,10 +86,18 @@ class TwoTowers(nn.Module):
         return normalize(self.patch_head(trunk["patches"], train=train))
 
 
+def _unit_rows(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
+    """Initial prototypes (C, D): uniform on the unit sphere."""
+    return normalize(jax.random.normal(key, shape, dtype))
+
+
 class Prototypes(nn.Module):
     """C unit category prototypes; scores are cosines.
 
-    straight_through: the gradient is that of the normalised prototypes (MGCA normalises the stored ones in place).
+    They start with norm 1 and the optimizer keeps it (optim.keep_unit_norm), so that a step turns a prototype by what the
+    learning rate says. Loaded ones may have another norm, so they are normalised here too.
+
+    straight_through: the gradient is that of the normalised prototypes, radial part included (as MGCA's program).
     """
 
     count: int
@@ -98,7 +106,7 @@ class Prototypes(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, D) -> (B, C)."""
-        stored = self.param("prototypes", nn.initializers.normal(1.0), (self.count, x.shape[-1])).astype(x.dtype)
+        stored = self.param("prototypes", _unit_rows, (self.count, x.shape[-1])).astype(x.dtype)
         unit = normalize(stored)  # (C, D)
         if self.straight_through:
             unit = stored + jax.lax.stop_gradient(unit - stored)

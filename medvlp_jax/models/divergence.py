@@ -21,12 +21,12 @@ class DivergenceEncoder(nn.Module):
 
     Fields:
       hidden: width of the hidden layer.
-      sigma0: standard deviation of the prior; None gives 0.3 / sqrt(D), noise of length about 0.3.
+      noise: expected length of the prior's noise; its standard deviation is noise / sqrt(D) in each direction.
       dtype: compute type of the Dense layers; mu, log_var and view are float32.
     """
 
     hidden: int = 512
-    sigma0: float | None = None
+    noise: float = 0.3
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -41,7 +41,7 @@ class DivergenceEncoder(nn.Module):
         wide = jnp.float64 if jnp.dtype(self.dtype) == jnp.float64 else jnp.float32
         dim = z.shape[-1]
         small = nn.initializers.normal(1e-3)
-        sigma0 = self.sigma0 or 0.3 / math.sqrt(dim)
+        sigma0 = self.noise / math.sqrt(dim)
 
         h = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name="hidden_layer")(z))  # (B, hidden)
         mu = nn.Dense(dim, kernel_init=small, dtype=self.dtype, name="mu")(h).astype(wide)  # (B, D)

@@ -3,7 +3,7 @@
 SIDES = {
     ("left",): ["left|lt|leftward|l", "left sided|side"],
     ("right",): ["right|rt|rightward|r", "right sided|side"],
-    ("left", "right"): ["bilateral|bilaterally|both|bilat"],
+    ("left", "right"): ["bilateral|bilaterally|both|bilat", "b / l"],
 }
 
 # group: (phrases in the notation of `lexicon`, position without a side, left, right, both sides); one position stands
@@ -24,7 +24,7 @@ _ONE = {
     "right middle lobe": (["rml"], ["middle_right_lobe"]),
     "right upper lobe": (["rul"], ["upper_right_lobe"]),
     "both hila": (["bihilar"], ["left_hilar", "right_hilar"]),
-    "volumes": (["lung|inspiratory? volume", "volume"], ["lung_volumes"]),
+    "volumes": (["lung|inspiratory? volume|vol", "volume|vol"], ["lung_volumes"]),
     "cardiophrenic": (["cardiophrenic", "cardiophrenic angle|sulcus"], ["cardiophrenic_sulcus"]),
     "mediastinum": (["mediastinum|mediastinal|paratracheal|paramediastinal|hilomediastinal",
                      "mediastinal contour|silhouette|structure|width|border|margin"], ["mediastinal"]),
@@ -42,7 +42,7 @@ _ONE = {
     "cavoatrial": (["cavoatrial|atriocaval junction?", "caval|cavo atrial junction", "svc / ra? junction",
                     "svc right? atrial junction"], ["cavoatrial_junction"]),
     "cardiopulmonary": (["cardiopulmonary|intrathoracic"], ["cardiopulmonary"]),
-    "pulmonary": (["pulmonary"], ["pulmonary"]),
+    "pulmonary": (["pulmonary|pulm"], ["pulmonary"]),
     "vessels": (["vasculature|vascularity|vessel", "pulmonary vasculature|vascularity|vessel|vascular|artery|vein|___",
                  "central vessel|vasculature|vascularity|vascular|pulmonary", "central pulmonary vessel|vasculature"],
                 ["pulmonary"]),

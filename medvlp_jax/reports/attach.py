@@ -6,9 +6,9 @@ basilar atelectasis"), after a preposition ("opacity in the left base") or told 
 What has none may share the place of the finding it is coordinated with.
 """
 from medvlp_jax.reports.anatomy import SEEN_THROUGH
+from medvlp_jax.reports.clauses import is_normal, is_predicate
 from medvlp_jax.reports.matcher import Item
 from medvlp_jax.reports.places import Place, settle, zones
-from medvlp_jax.reports.scopes import is_normal, is_predicate
 
 # "Leads in the right atrium and ventricle, unchanged": an aside, with no anatomy of its own.
 _ASIDE = frozenset({"stable", "excluded_obs"})
@@ -76,8 +76,10 @@ def _subject(clause: list[Item], k: int) -> list[Place]:
     for i in range(k - 1, -1, -1):
         item = clause[i]
         if item.kind == "finding":
-            if clause[k].value.entity in _ASIDE and not any(i.kind in ("verb", "colon") for i in clause[k - 2:k]):
-                return []
+            kinds = [item.kind for item in clause[i + 1:k]]
+            telegraphic = kinds[:1] == ["comma"] and kinds.count("comma") == 1 and kinds[-1] == "anatomy"
+            if clause[k].value.entity in _ASIDE and not telegraphic and not {"verb", "colon"}.intersection(kinds[-2:]):
+                return []  # but read "no effusion, heart stable"
             return free  # what a preposition governs belongs to that finding: "tortuosity of the aorta, stable"
         if item.kind == "anatomy":
             described = i and clause[i - 1].kind == "finding" and clause[i - 1].value.adjective

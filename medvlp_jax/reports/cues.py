@@ -1,91 +1,140 @@
 """Words that change what a sentence says about its findings (data only; notation of `lexicon`, read by `scopes`).
 
 Forward cues act on what follows, `_post` cues on what comes before, always within a clause. A longer phrase wins over a
-shorter one, so that "no change in" or "not only" are no negations.
+shorter one, so that "no change in" or "not only" are no negations. "kind:value" gives the items of a kind a value.
+A number is the word `#`.
 """
 
 CUES = {
     # Absent: all that follows, until the clause turns.
-    "neg": ["no", "without", "denies|deny|denied", "negative for", "free of|from", "clear of", "absence of", "lack of",
+    "neg": ["no", "without", "denies|deny|denied", "negative for", "free of|from", "clear of", "otherwise clear of",
             "neither", "nor", "rather than", "instead of",
-            "not have|show|demonstrate|reveal|contain|exhibit|see|identify|suggest", "absent", "no evidence of|for",
-            "no sign of", "devoid of", "never", "not appear|seem to be|represent"],
+            "not have|show|demonstrate|reveal|contain|exhibit|see|identify|suggest|find|detect|appreciate|visualize",
+            "absent is|are", "no evidence of|for", "no sign of", "devoid of", "never",
+            "not appear|seem to be|represent", "w / o", "w / out", "neg for", "nil", "fail|failed to show|demonstrate|"
+            "reveal|identify|confirm", "nothing to suggest|indicate", "argue|argued|arguing against"],
+    # ... and what came before, if nothing follows ("are all absent").
+    "neg:absent": ["absent"],
+    "neg:absence": ["absence of", "lack of"],
     # Absent: the next word only ("the heart is not enlarged").
     "neg_next": ["not", "no longer"],
     # Absent: what came before ("a nodule is not identified", "pneumothorax: none").
-    "neg_post": ["not definitely|definitively|clearly|currently|readily|___? seen|identified|present|visualized|"
+    "neg_post": ["not definitely|definitively|clearly|currently|readily|convincingly|___? seen|identified|present|visualized|"
                  "visualised|evident|demonstrated|appreciated|noted|detected|found|apparent|observed|visible|shown|"
-                 "suspected", "ruled out", "is|are|was|were|been excluded", "none", "none seen|identified|present",
-                 "is|are absent"],
+                 "suspected|confirmed|reproduced|recognized|discernible", "ruled out", "is|are|was|were|been excluded", "none",
+                 "none seen|identified|present", "is|are absent",
+                 "neither seen|identified|visualized|present|evident|noted nor"],
+    # Absent, after a colon only ("Pneumothorax: negative").
+    "denial": ["negative", "neg", "n"],
     # Gone since the last study: what came before ("has resolved"), what follows ("resolution of").
-    "gone_post": ["removal", "resolved", "cleared", "disappeared", "removed", "extubated",
-                  "no longer clearly? seen|present|visualized|visualised|identified|evident|appreciated|apparent|"
-                  "visible|noted|demonstrated"],
+    "gone_post": ["resolved", "cleared", "disappeared", "removed", "extubated", "gone", "vanished", "resorbed", "reabsorbed",
+                  "pulled", "taken out|down", "discontinued", "re expanded",
+                  "no longer clearly? seen|present|visualized|visualised|identified|evident|appreciated|apparent|visible|"
+                  "noted|demonstrated|there"],
+    "gone_post:removal": ["removal"],
     "gone": ["complete|interval? resolution of", "complete|interval? clearing of",
-             "complete|interval? disappearance of", "interval? removal of"],
+             "complete|interval? disappearance of", "interval? removal of", "cleared of",
+             "no longer have|has|show|contain"],
     # Uncertain: the next finding and what is coordinated with it; what came before, if nothing follows.
-    "unc": ["possible|possibly|probable|probably|likely|unlikely|suspected|questionable|potential|potentially|"
-            "presumed|presumably|perhaps|maybe|equivocal|suspect|question|questioned|suggested|considered|favor|"
-            "favored|favoring|either|whether|if|?",
+    "unc:adverb": ["possible|possibly|probable|probably|likely|questionable|questionably", "prob|poss|susp"],
+    "unc:question": ["?"],
+    "unc": ["unlikely|suspected|potential|potentially|presumed|presumably|perhaps|maybe|equivocal|suspect|"
+            "question|questioned|suggested|considered|favor|"
+            "favored|favoring|either|whether|if|uncertain|unclear|doubt|doubtful|query|queried|conceivably|conceivable",
+            "whether|if there is|are|was|were|may|might", "cannot|not say|state|confirm that? there is|are no",
+            "not sure|certain|confident that? there is|are no",
             "suspicious|suspicion|concern|concerning|worrisome|worry for|of|about", "more|most|less|very likely",
-            "cannot exclude|excluded", "can not exclude|rule", "cannot rule out", "rule out", "r / o", "r o",
-            "to exclude", "difficult to exclude", "not exclude", "if any ,?", "should be considered", "history|symptom|sign of",
+            "cannot exclude|excluded", "can|ca not exclude|rule", "can|ca not rule out", "cannot rule out", "cannot r / o",
+            "can|ca not completely|entirely|definitively exclude", "cannot completely|entirely|definitively exclude",
+            "rule out", "r / o", "r o", "to exclude", "difficult to exclude", "not exclude", "should be considered", "hint of",
+            "history|symptom|sign of",
             "correlate|correlation", "h / o", "hx of", "evaluate|evaluation|assess|assessment for",
-            "believed|thought|felt to represent|be", "borderline", "borderline for", "risk for|of"],
+            "believed|thought|felt|considered to represent|be", "low|high suspicion for|of", "borderline",
+            "borderline for", "risk for|of"],
     # Uncertain: all that follows in the clause ("may represent atelectasis, aspiration or pneumonia").
     "unc_clause": ["may|might|could", "may|might|could|can represent|reflect|be|indicate|suggest|relate|have",
                    "suggest", "suggestive of", "suggesting", "suggestion of",
-                   "differential diagnosis? includes|include|including|would|is|of",
-                   "diagnostic? consideration would? include",
+                   "differential diagnosis? includes|include|including|would|is|of", "ddx :?", "differential diagnosis? :",
+                   "differential diagnosis? consideration? would? include|are|is",
+                   "differential? diagnostic? consideration would? include",
                    "raise|raising the? possibility|question|concern|suspicion of|for", "possibility of", "to suggest",
-                   "unlikely to represent|be", "consider"],
-    "unc_post": ["cannot|not be? entirely|completely? excluded", "can not be entirely|completely? excluded",
+                   "unlikely to represent|be", "consider", "can be seen with|in"],
+    # ... and what came before ("apparent cardiomegaly may be projectional").
+    "unc_clause:artifact": ["may|might|could be projectional|artifactual|positional|technical|spurious"],
+    "unc_post": ["cannot|not be? entirely|completely|definitively|definitely|fully|reliably|confidently? excluded",
+                 "can not be entirely|completely|definitively|fully? excluded",
                  "cannot be ruled out", "cannot be confirmed|assessed|evaluated|determined", "not ruled out",
                  "difficult to assess|evaluate|confirm",
                  "not well|fully|optimally|adequately seen|visualized|visualised|evaluated|assessed|demonstrated|"
-                 "delineated", "in the differential", "could|may be considered", "may|might|could be present|there",
+                 "delineated", "in|on the differential", "could|may|must|can be considered", "cannot be assured|ascertained",
+                 "is|are|be|remain also? a|an|the|another? strong|leading|main|primary|distinct|differential|diagnostic|"
+                 "favored? consideration|possibility|concern", "is|remain of concern",
+                 "should|must be excluded", "need to be excluded", "should|must be ruled out", "not unlikely",
+                 "difficult to detect|see|appreciate|identify", "not assessable|evaluable|confirmed or excluded",
+                 "may|might|could be present|there",
+                 "may|might|could be radiographically? occult|missed|inapparent|overlooked",
                  "may|might|could not be", "suboptimally seen|evaluated"],
+    # Uncertain: the finding right before it; the next one, if there is none ("small, if any, effusion").
+    "if_any": ["if any|present ,?", "if at all ,?"],
     # Uncertain on both sides.
-    "versus": ["versus", "vs"],
+    "versus": ["versus", "vs", "v", "is|are? favored|preferred over", "more|less likely than"],
     # Ends every scope.
-    "stop": [";", "but", "however", "although", "though", "except for?", "aside|apart from", "other than", "yet",
+    "stop:semicolon": [";"],
+    "stop": ["but", "period", "however", "although", "though", "except for?", "aside|apart from", "other than", "yet",
              "while", "with the exception of", "whereas", "despite", "besides", "nevertheless", "additionally",
-             "after", "following", "none on|in|at the? left|right|other|remaining side?|lung?"],
+             "after", "following", "none on|in|at the? left|right|other|remaining side?|lung?", "none left|right"],
     # Starts an affirmed statement.
     "restart": ["there is|are|was|were", "there has|have been"],
     # The findings on both sides are one thing: they share a place.
     "link": ["consistent|compatible with", "represent", "representing", "reflect", "reflecting", "in keeping with",
-             "due|secondary|related to", "indicative of", "indicate", "indicating", "characteristic of"],
+             "due|secondary|related to", "indicative of", "indicate", "indicating", "characteristic of", "c / w", "d / t"],
     # Contains a cue but is none.
-    "nothing": ["no|without significant|interval|appreciable|substantial|relevant|new? interval? change|increase|"
+    "nothing": ["none suspicious|concerning|worrisome|new|enlarging|larger", "of uncertain|unclear|indeterminate|unknown "
+                "etiology|significance|chronicity|age|cause", "pulled back", "pulled out of position",
+                "no|without interval|significant|substantial|appreciable|definite|further|complete? resolution|clearing|"
+                "disappearance|removal of", "not gone|vanished|disappeared|removed", "not gone away",
+                "no|without significant|interval|appreciable|substantial|relevant|new? interval? change|increase|"
                 "decrease|difference|improvement|progression|worsening in|of|from?", "not only|as",
                 "not significantly? changed|different|increased|decreased|improved|progressed|worse",
-                "not seen|present on|in the? prior|previous|comparison",
-                "partial|partially|incompletely|incomplete|near|nearly|almost complete|completely? resolved|"
-                "resolution|cleared|clearing of?",
+                "not seen|present on|in the? prior|previous|comparison|initial|earlier|old|first|admission|outside|field",
+                "not seen|present previously|before", "may|might|could account for", "may|might|could explain",
+                "partial|partially|incompletely|incomplete|near|nearly|almost|largely|mostly|partly "
+                "complete|completely? resolved|gone|resolution|cleared|clearing of?",
                 "not yet? completely|fully|entirely? resolved|cleared", "not well? included|imaged", "no doubt",
                 "not limited to",
                 "allowing for", "not available",
                 "no prior|previous|comparison|old study|exam|film|radiograph|examination?", "not necessarily"],
     "unsure": ["with or without", "+/-"],
-    "and": ["and", "as well as", "/", "&", "plus"],
+    "and": ["and", "as well as", "/", "&", "plus", "along with"],
     "or": ["or", "and / or"],
-    "comma": [","],
+    "comma": [",", "comma"],
     "colon": [":"],
-    "with": ["with"],
-    "verb": ["is|are|was|were|be|been|has|have|appear|remain|show|demonstrate|reveal|seen|noted|identified|present|"
-             "contain|exhibit|look|continue|persist|demonstrated|visualized|appearing|include|evident|accentuate|"
+    "with": ["with", "w /"],
+    "verb": ["is|are|was|were|be|been|has|have|appear|remain|show|demonstrate|reveal|"
+             "contain|exhibit|look|continue|persist|appearing|include|accentuate|"
              "exaggerate|limit"],
+    # These close a list as well ("no effusion, edema, mass is seen").
+    "verb:closing": ["seen|noted|identified|present|demonstrated|visualized|evident"],
     "prep": ["in|at|of|within|along|involving|throughout|near|to|into|on|affecting|beneath|under|below|above|toward|"
              "through|around|for|from|by", "adjacent to"],
     # A projection: "nodule overlying the left 5th rib" is not in the rib.
     "over": ["over|overlying|overlie|superimposed|between|behind|overlapping|across|beyond",
              "projecting|project|projected|superimposed over|on|in|at|through?"],
     # After a comma or "and" these begin something that is there ("no effusion, mild edema").
-    "affirm": ["mild|mildly|moderate|moderately|minimal|minimally|persistent|chronic|old|healed|patchy|scattered|"
+    "affirm": ["mild|mildly|moderate|moderately|minimal|minimally|chronic|patchy|scattered|"
                "extensive|severe|increased|increasing|worsening|multiple|trace|tiny|slight|slightly|marked|diffuse|"
-               "again|also|the|this|his|her|a|an|improved|improving|status|some|overall"],
-    "otherwise": ["otherwise"],
+               "also|improved|improving|status|some|overall|small|new|newly|mod|min|linear|streaky|"
+               "bandlike|platelike|discoid|subsegmental|several|few|two|three|four|five|hazy|faint|dense|rounded|bulky|"
+               "decreased|decreasing|enlarging|smaller|larger|developing|dependent|layering|loculated|compressive|only|just",
+               "# mm|cm", "# x # mm|cm", "# by # mm|cm"],
+    "affirm:article": ["the|a|an"],
+    # ... even where an "or" follows ("no edema, unchanged scarring or atelectasis").
+    "affirm:still": ["unchanged|stable|previously|persistent|persisting|again|known|old|healed|still|his|her|this|these"],
+    # ... unless the list goes on ("no consolidation, large effusion, pneumothorax").
+    "affirm:large": ["large|sizable|sizeable|massive"],
+    "otherwise": ["otherwise", "o / w", "otherwise clear", "o / w clear"],
+    # Stands for the finding before ("that on the left").
+    "pronoun": ["that|those|one"],
     # "The lungs are otherwise clear" does not deny what was named before.
-    "rest": ["remaining|remainder|rest|elsewhere|portion"],
+    "rest": ["remaining|remainder|rest|elsewhere|portion", "otherwise clear of"],
 }

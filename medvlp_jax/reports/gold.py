@@ -3,6 +3,7 @@
     python -m medvlp_jax.reports.gold tests/testdata/report_gold.jsonl
 
 One sentence a line: {"class", "text", "expect": [[entity, position or null, exists], ...]}; null: any position will do.
+Two scores: of whole mentions, and of (entity, exists) pairs alone, with the number of present/absent swaps.
 """
 import argparse
 import json
@@ -14,11 +15,15 @@ from medvlp_jax.reports.rules import extract
 
 
 class Score(NamedTuple):
-    """Counters "tp", "fp", "fn" by class (and "ALL") and by entity; a line for each sentence with a fault."""
+    """Counters "tp", "fp", "fn" by class (and "ALL") and by entity; a line for each sentence with a fault.
+
+    existence: the same counters of (entity, exists) pairs, a pair counted once a sentence, and "swaps".
+    """
 
     by_class: dict[str, Counter]
     by_entity: dict[str, Counter]
     wrong: list[str]
+    existence: Counter
 
 
 def read(path: str | Path) -> list[dict]:
@@ -46,6 +51,16 @@ def match(expected, found):
     return hits, missed, sorted(left)
 
 
+def compare(expected: set[tuple[str, int]], found: set[tuple[str, int]]) -> Counter:
+    """Counts tp, fp, fn and swaps of one sentence's (entity, exists) pairs.
+
+    A swap is an entity expected absent and read as present only, or the reverse. It is also one fp and one fn.
+    """
+    missed, extra = expected - found, found - expected
+    swaps = sum(exists != 2 and (entity, 1 - exists) in extra for entity, exists in missed)
+    return Counter(tp=len(expected & found), fp=len(extra), fn=len(missed), swaps=swaps)
+
+
 def figures(c: Counter) -> tuple[float, float, float]:
     """Precision, recall and F1."""
     precision, recall = c["tp"] / max(c["tp"] + c["fp"], 1), c["tp"] / max(c["tp"] + c["fn"], 1)
@@ -54,16 +69,18 @@ def figures(c: Counter) -> tuple[float, float, float]:
 
 def score(sentences: list[dict]) -> Score:
     """Compares the filter's mentions, without those that normal statements imply, with what is expected."""
-    by_class, by_entity, wrong = defaultdict(Counter), defaultdict(Counter), []
+    by_class, by_entity, wrong, existence = defaultdict(Counter), defaultdict(Counter), [], Counter()
     for g in sentences:
-        hits, missed, extra = match(g["expect"], {m[:3] for m in extract(g["text"], implied=False)})
+        found = {m[:3] for m in extract(g["text"], implied=False)}
+        hits, missed, extra = match(g["expect"], found)
+        existence += compare({(e, v) for e, _, v in g["expect"]}, {(e, v) for e, _, v in found})
         for kind, some in (("tp", hits), ("fn", missed), ("fp", extra)):
             for mention in some:
                 for counter in (by_class[g["class"]], by_class["ALL"], by_entity[mention[0]]):
                     counter[kind] += 1
         if missed or extra:
             wrong.append(f"{g['text']} | missed {missed} | extra {extra}")
-    return Score(dict(by_class), dict(by_entity), wrong)
+    return Score(dict(by_class), dict(by_entity), wrong, existence)
 
 
 def table(counts: dict[str, Counter]) -> str:
@@ -79,8 +96,11 @@ def main(argv=None) -> None:
     """Prints the tables and every sentence with a fault."""
     parser = argparse.ArgumentParser(prog="python -m medvlp_jax.reports.gold", description=__doc__.splitlines()[0])
     parser.add_argument("file")
-    found = score(read(parser.parse_args(argv).file))
-    print(table(found.by_class), table(found.by_entity), "\n".join(found.wrong), sep="\n\n")
+    sentences = read(parser.parse_args(argv).file)
+    found = score(sentences)
+    swaps = f"{found.existence['swaps']} present/absent swaps in {len(sentences)} sentences"
+    existence = table({"entity, exists": found.existence})
+    print(table(found.by_class), f"{existence}\n{swaps}", table(found.by_entity), "\n".join(found.wrong), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -75,8 +75,9 @@ def _phrases():
         for phrase in phrases:
             yield phrase, "side", sides
     for cue, phrases in cues.CUES.items():
+        kind, _, value = cue.partition(":")
         for phrase in phrases:
-            yield phrase, cue, None
+            yield phrase, kind, value or None
     for phrase in lexicon.NOTHING:
         yield phrase, "nothing", None
 
@@ -107,9 +108,19 @@ def _typos() -> dict[str, set[str]]:
     table: dict[str, set[str]] = {}
     for word in _WORDS:
         if len(word) in _TYPO_LENGTHS:
-            for key in _neighbours(word) | {word}:
+            for key in _neighbours(word) | {word, _letters(word), _single(word)}:
                 table.setdefault(key, set()).add(word)
     return table
+
+
+def _letters(word: str) -> str:
+    """Key of the words made of the same letters."""
+    return "#" + "".join(sorted(word))
+
+
+def _single(word: str) -> str:
+    """Key of the words that differ in doubled letters only ("efussion")."""
+    return "=" + "".join(letter for letter, _ in itertools.groupby(word))
 
 
 def _one_edit(a: str, b: str) -> bool:
@@ -120,11 +131,19 @@ def _one_edit(a: str, b: str) -> bool:
             or (rest[:2] == other[1::-1] and rest[2:] == other[2:]))
 
 
+def _same_letters(a: str, b: str) -> bool:
+    """Whether two letters of `a` changed places ("pneunomia"), or the two differ in doubled letters only."""
+    swapped = len(a) == len(b) and sum(x != y for x, y in zip(a, b, strict=True)) == 2 and sorted(a) == sorted(b)
+    return swapped or _single(a) == _single(b)
+
+
 @functools.lru_cache(maxsize=1 << 16)
 def canonical(word: str) -> str:
     """The vocabulary's form of a lower-case word: singular, misspellings mended; other words as they are."""
     if word in _WORDS:
         return word
+    if word[0].isdigit():
+        return "#"
     if word in ("n't", "n’t"):
         return "not"
     if _BLANK.fullmatch(word):
@@ -135,8 +154,9 @@ def canonical(word: str) -> str:
     if len(word) not in _TYPO_LENGTHS or word in _NO_TYPOS:
         return word
     for guess in dict.fromkeys((word, single)):
-        near = set().union(*(_typos().get(key, ()) for key in _neighbours(guess) | {guess}))
-        near = {other for other in near if other[0] == guess[0] and _one_edit(guess, other)}
+        keys = _neighbours(guess) | {guess, _letters(guess), _single(guess)}
+        near = set().union(*(_typos().get(key, ()) for key in keys))
+        near = {other for other in near if other[0] == guess[0] and (_one_edit(guess, other) or _same_letters(guess, other))}
         if len(near) == 1:
             return near.pop()
     return word
@@ -144,18 +164,21 @@ def canonical(word: str) -> str:
 
 def items(text: str, start: int = 0, end: int | None = None) -> list[Item]:
     """The phrases of text[start:end] in order; words outside the vocabulary leave gaps in the token numbers."""
-    found = [(canonical(m.group().lower()), m.start(), m.end())
-             for m in _TOKEN.finditer(text, start, len(text) if end is None else end)]
+    found = list(_TOKEN.finditer(text, start, len(text) if end is None else end))
+    words = [canonical(m.group().lower()) for m in found]
     out, i, n = [], 0, len(found)
     while i < n:
-        node, last, values = _TRIE, i, None
-        for j in range(i, n):
-            node = node.get(found[j][0])
-            if node is None:
-                break
+        node = _TRIE.get(words[i])
+        if node is None:
+            i += 1
+            continue
+        j, last, values = i, i, node.get(None)
+        while (j := j + 1) < n and (node := node.get(words[j])) is not None:
             if None in node:
                 last, values = j, node[None]
         if values:
-            out += [Item(kind, value, i, last, found[i][1], found[last][2]) for kind, value in values]
+            begin, stop = found[i].start(), found[last].end()
+            for kind, value in values:
+                out.append(Item(kind, value, i, last, begin, stop))
         i = last + 1
     return out

@@ -108,6 +108,9 @@ def _with_side_of_lung(places: list[Place]) -> list[Place]:
 def settle(item: Item) -> list[Place]:
     """The finding's places with its own defaults applied, never empty if it has a default group."""
     entity, group = item.value.entity, item.value.group
+    if not item.places:  # the most frequent case, sooner
+        usual = _FIXED.get(entity) or (_USUAL[entity][0] if entity in _USUAL else group)
+        return [Place((usual,), frozenset())] if usual else []
     places = [p for p in item.places if entity not in DEVICES or p.groups != ("heart",)]  # "cardiac pacemaker"
     sides = frozenset().union(*(p.sides for p in places))
     if entity in _FIXED:

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from importlib import resources
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath
 from typing import NamedTuple
 
 from medvlp_jax.reports import vocab
@@ -202,11 +202,13 @@ def read(source: str | Mapping, published: bool = False) -> dict[str, list[Menti
     """{study id: mentions} of a RadGraph JSON file or of its parsed content {"p10/p1/s2.txt": entry}.
 
     Raises:
-      ValueError: the content is no mapping of report names to entries, or an entry lacks a field.
+      ValueError: the content is no mapping of report names to entries, or an entry lacks a field. RadGraph-XL's list, as of
+        CheXpert Plus, has no names: it is joined by its texts (input/annotations.py).
     """
-    if not isinstance(source, Mapping):
+    if isinstance(source, str | PurePath):
         with open(source, encoding="utf-8") as f:
             source = json.load(f)
     if not isinstance(source, Mapping):
-        raise ValueError(f"RadGraph JSON should map report names to entries, got a {type(source).__name__}")
+        raise ValueError(f"RadGraph JSON should map report names to entries, got a {type(source).__name__}; a list "
+                         "without names, as of RadGraph-XL, is given as --annotations (data.annotations)")
     return {study_id(key): mentions(entry, published) for key, entry in source.items()}

@@ -1,18 +1,21 @@
 """Rule-based report filter: text -> mentions (entity, position, exists) with character spans.
 
-`matcher` finds the phrases, `scopes` reads negation and uncertainty, `places` and `attach` the anatomy; here they meet.
+`matcher` finds the phrases, `clauses` splits sentences, `scopes` reads negation and uncertainty, `places` and `attach` the
+anatomy; here they meet.
 Words are in `lexicon`, `anatomy` and `cues`. What a reader may rely on:
 - exists: 1 stated, 0 denied ("no", "without", "has resolved", ...), 2 uncertain ("possible", "may represent", "cannot
   be excluded", "A versus B", "A or B").
 - position: the finest of the 51 that the sentence gives; "bilateral" gives a left and a right mention (lung bases and
   apices have a position for both); a stated anatomy outside the 51 is "other", none at all "unspecified".
 - an enlarged heart is cardiomegaly, by whichever words.
+- what an earlier image showed, and why the image was taken, is not read (`not_this_image`).
 - implied (switch, on by default): "normal heart size" also denies cardiomegaly, "the lungs are clear" also denies
   opacity, consolidation and infiltrate. The table `IMPLIED` has the reasons.
 """
 import functools
+import itertools
 
-from medvlp_jax.reports import attach, matcher, places, scopes
+from medvlp_jax.reports import attach, clauses, matcher, not_this_image, places, scopes
 from medvlp_jax.reports.anatomy import resolve
 from medvlp_jax.reports.sections import sentences
 from medvlp_jax.reports.triplets import Mention
@@ -33,6 +36,7 @@ IMPLIED = {
     "bones": (("intact",), {"fracture": "bones"}),
     "lung": (("clear", "normal", "unremarkable"), dict.fromkeys(("opacity", "consolidation", "infiltrate"), "lung")),
 }
+_ASIDE = frozenset({"stable", "excluded_obs"})
 _HEART = frozenset({"heart", "cardiomediastinum"})
 _WORDS_OF_NEED = frozenset({"place", "absent"})
 _CACHED_SENTENCES = 1 << 16  # report sentences repeat: half of a corpus is a few thousand of them
@@ -55,7 +59,31 @@ def _drop_idle(clause: list[matcher.Item]) -> list[matcher.Item]:
     named = {group for item in clause if item.kind == "place" for group in item.value}
     return [item for k, item in enumerate(clause)
             if item.kind != "finding" or not ((item.value.needs - _WORDS_OF_NEED and not item.value.needs & named)
-                                              or scopes.is_epithet(clause, k))]
+                                              or clauses.is_epithet(clause, k))]
+
+
+def _is_aside(clause: list[matcher.Item], k: int, told: list[tuple]) -> bool:
+    """Whether "stable" or "unchanged" at k is said of a finding, not of an anatomy ("HEART: mildly enlarged, unchanged").
+
+    told: findings of the clause before, which "but stable" goes on with.
+    """
+    if clause[k].value.entity not in _ASIDE or not clause[k].value.adjective:
+        return False
+    if k + 1 < len(clause) and clause[k + 1].kind == "anatomy":
+        return False
+    for i in range(k - 1, -1, -1):
+        item, before = clause[i], clause[i - 1] if i else None
+        if item.kind == "finding":
+            return not clauses.is_normal(item)
+        if item.kind == "anatomy" and item.value.groups and not (before is not None and (
+                before.kind in ("prep", "over") or (before.kind == "finding" and before.value.adjective
+                                                    and not clauses.is_normal(before)))):
+            return False
+        if item.kind in ("restart", "neg", "with"):
+            return False
+        if item.kind == "stop":
+            break
+    return k > 0 and any(not clauses.is_normal(finding) for finding, *_ in told)
 
 
 def _clause_mentions(clause: list[matcher.Item], before: list[tuple]) -> list[tuple]:
@@ -65,7 +93,7 @@ def _clause_mentions(clause: list[matcher.Item], before: list[tuple]) -> list[tu
     """
     clause = _drop_idle(clause)
     scopes.assign(clause)
-    clause = places.merge([item for item in clause if item.kind != "affirm"])
+    clause = places.merge([item for item in clause if item.kind not in ("affirm", "pronoun")])
     attach.attach(clause)
     if before and clause and clause[0].kind == "stop":
         for item in clause:
@@ -73,22 +101,60 @@ def _clause_mentions(clause: list[matcher.Item], before: list[tuple]) -> list[tu
                 item.places = before[-1][0].places  # "the lungs are low in volume but clear"
     rest = any(item.kind in ("rest", "otherwise") for item in clause)
     out = []
-    for item in clause:
-        if item.kind == "finding":
+    for k, item in enumerate(clause):
+        if item.kind == "finding" and not _is_aside(clause, k, before):
             settled = places.settle(item)
             if _wanted(item, {group for place in settled for group in place.groups} if item.places else set()):
                 out.append((item, settled, rest))
     return out
 
 
+_ELLIPTICAL = frozenset({"affirm", "pronoun", "neg_next", "gone_post"})
+_ELLIPTICAL_ABSENT = frozenset({"neg", "neg_next", "neg_post", "gone_post"})
+
+
+def _elliptical(clause: list[matcher.Item], before: list[tuple]) -> list[tuple]:
+    """The finding of the clause before at the side that a clause without a finding names.
+
+    "No effusion on the right; small on the left", "the left opacity has cleared while that on the right persists". Only
+    where one finding can be meant.
+    """
+    clause = [item for item in _drop_idle(clause) if item.kind != "finding" or item.value.entity not in _ASIDE]
+    kinds = [item.kind for item in clause]
+    nouns = {item.value.entity: item for item, *_ in before if not (item.value.adjective or clauses.is_normal(item))}
+    if "finding" in kinds or len(nouns) != 1 or not (
+            _ELLIPTICAL.intersection(kinds) or any(item.value == "absent" for item in clause)):
+        return []
+    at = [item.value for item in places.merge(clause) if item.kind == "anatomy"]
+    if not any(place.sides for place in at):
+        return []
+    (told,) = nouns.values()
+    item = matcher.Item("finding", told.value, told.first, told.last, told.start, told.end)
+    item.places = at
+    if kinds[-1] == "neg_next":  # "has not": the reverse of what was said before, known only where that was "gone"
+        if told.exists:
+            return []
+        kinds.pop()
+    item.exists = 0 if _ELLIPTICAL_ABSENT.intersection(kinds) else told.exists or 1
+    return [(item, places.settle(item), True)]
+
+
 @functools.lru_cache(maxsize=_CACHED_SENTENCES)
 def _sentence(text: str, implied: bool) -> tuple[Mention, ...]:
     """Mentions of one sentence, with spans in it."""
     out: dict[Mention, None] = {}
+    parts = clauses.split(matcher.items(text))
+    if not parts or not_this_image.is_asked(text):
+        return ()
     found: list[tuple] = []
-    for clause in scopes.clauses(matcher.items(text)):
-        found = _clause_mentions(clause, found)
-        for item, settled, rest in found:
+    earlier = not_this_image.may_be_earlier(text)
+    begins = [0, *(clause[0].start for clause in parts[1:]), len(text)]
+    for clause, (begin, end) in zip(parts, itertools.pairwise(begins), strict=True):
+        before, found = found, _clause_mentions(clause, found)
+        if earlier and not_this_image.of_earlier_image(text[begin:end]):
+            found = []
+            continue
+        for item, settled, rest in found or _elliptical(clause, before):
             entity, exists = item.value.entity, item.exists
             groups = [(group, place.sides) for place in settled for group in place.groups]
             for group, sides in groups:
@@ -106,6 +172,12 @@ def _sentence(text: str, implied: bool) -> tuple[Mention, ...]:
 def forget() -> None:
     """Empties the cache of sentences."""
     _sentence.cache_clear()
+
+
+def remember(share: float) -> None:
+    """Forgets all sentences, and keeps from now on this share of as many: for one of several worker processes."""
+    global _sentence
+    _sentence = functools.lru_cache(int(share * _CACHED_SENTENCES))(_sentence.__wrapped__)
 
 
 def _implied(item: matcher.Item, groups: list[tuple], rest: bool):
@@ -126,5 +198,6 @@ def extract(text: str, implied: bool = True) -> list[Mention]:
     """
     out = []
     for start, end in sentences(text):
-        out += [m._replace(start=m.start + start, end=m.end + start) for m in _sentence(text[start:end], implied)]
+        for entity, position, exists, first, last in _sentence(text[start:end], implied):
+            out.append(Mention(entity, position, exists, first + start, last + start))
     return out

@@ -22,6 +22,10 @@ _HEADINGS = {
 _SECTION = {name: section for section, names in _HEADINGS.items() for name in names}
 _SECTION |= {name + "S": section for name, section in _SECTION.items() if not name.endswith("S")}
 
+_BEFORE = frozenset({"indication", "comparison", "technique"})  # what a report says before its body
+_AFTER = frozenset({"recommendation", "notification"})
+_PARAGRAPH = re.compile(r"\n[ \t]*\n")
+
 # A known name in any case after a sentence or line end; any words in capitals that begin a line; the usual names in
 # capitals anywhere. Runs of white space are bounded: an endless one must not cost its square.
 _KNOWN = "|".join(sorted(map(re.escape, _SECTION), key=len, reverse=True)).replace(r"\ ", r"\s{1,3}")
@@ -30,6 +34,7 @@ _HEADING = re.compile(
     r"(?<![^\n])[ \t]{0,9}(?P<capitals>[A-Z][A-Z ,/()\-]{3,80}?))|"
     r"(?<=\s)(?P<inline>FINDINGS?|IMPRESSIONS?|CONCLUSIONS?|INDICATION|COMPARISON|TECHNIQUE|HISTORY|RECOMMENDATIONS?))"
     r"\s{0,3}:(?!\d)")
+_LONGEST_HEADING = 120  # characters, with the white space around it
 _BANNER = re.compile(r"(?:(?<=\n)|\A)[ \t]*(?:FINAL REPORT|FINAL ADDENDUM|PRELIMINARY REPORT)[ \t]*(?=\n|\Z)")
 _VIEWS = re.compile(r"CHEST|VIEW|RADIOGRAPH|X-?RAY|LATERAL|FRONTAL|PORTABLE|UPRIGHT|SUPINE")
 # Lines of a structured report ("HEART: ...") are part of the section they stand in.
@@ -38,8 +43,12 @@ _ORGANS = re.compile(r"LUNG|HEART|PLEURA|MEDIASTIN|BONE|OSSEOUS|CARDIAC|CARDIO|H
 
 _ABBREVIATION = re.compile(r"(?:\b(?:dr|mr|mrs|ms|vs|e\.g|i\.e|approx|st|fig|pt|cf|ca)|\b[A-Za-z])\.$", re.I)
 # A full stop (not a decimal point), or a line that ends a paragraph or begins a list item or a new capital heading.
-_STOP = re.compile(r"(?<!\d)[.!?]+(?=\s|\Z|[A-Z\d(])|(?<=\d)[.!?]+(?=\s|\Z|[A-Z])|\n[ \t]*\n|"
-                   r"\n(?=[ \t]*(?:\d+[.)]|[-*•]))|\s(?=\d{1,2}[.)]\s*[A-Z])|\n(?=[ \t]*[A-Z])")
+# A question mark before a word is no end: "? infiltrate". The pattern begins with one set of characters, so that the
+# search skips all others.
+_STOP = re.compile(r"[.!?\s](?:(?:(?<=[.!])|(?<=[\w)\]]\?))"
+                   r"(?:(?<!\d.)[.!?]{0,9}(?=\s|\Z|[A-Z\d(])|(?<=\d.)[.!?]{0,9}(?=\s|\Z|[A-Z]))|"
+                   r"(?<=\n)[ \t]*\n|(?<=\n)(?=[ \t]*(?:\d+[.)]|[-*•]))|(?<=\s)(?=\d{1,2}[.)]\s*[A-Z])|"
+                   r"(?<=\n)(?=[ \t]*[A-Z]))")
 _NUMBERING = re.compile(r"[\s.;,*•\-]*(?:\(?\d{1,2}[.)](?!\d)[\s.]*)?[\s*•\-]*")
 _LISTED = re.compile(r"[ \t]*(?:\d+[.)]|[-*•])")
 _WORDY = re.compile(r"\w")
@@ -55,9 +64,32 @@ def sections(report: str) -> dict[str, str]:
     any other heading in capitals gets a section of its own, in lower case.
     """
     report = report.replace("\r\n", "\n")
+    parts: dict[str, list[str]] = {}
+    for name, begin, end in _spans(report):
+        text = report[begin:end].strip()
+        if text:
+            parts.setdefault(name, []).append(text)
+    if list(parts) == ["preamble"]:
+        parts = {"findings": parts["preamble"]}
+    return {name: "\n".join(some) for name, some in parts.items()}
+
+
+def _headings(report: str):
+    """Matches of `_HEADING`, in order: as finditer, but looking only at what stands right before a colon."""
+    end, colon = 0, report.find(":")
+    while colon >= 0:
+        m = _HEADING.search(report, max(end, colon - _LONGEST_HEADING), colon + 2)
+        if m:
+            yield m
+            end = m.end()
+        colon = report.find(":", colon + 1)
+
+
+def _spans(report: str) -> list[tuple[str, int, int]]:
+    """(section, start, end) of the text after each heading, in order; the first is the preamble."""
     marks = [(0, 0, "preamble")]
     banners = [(m.start(), m.end(), "preamble") for m in _BANNER.finditer(report)]  # what follows is no more the wet read
-    for m in _HEADING.finditer(report):
+    for m in _headings(report):
         while banners and banners[0][0] <= m.start():
             marks.append(banners.pop(0))
         name = " ".join((m["known"] or m["inline"] or m["capitals"]).upper().split())
@@ -69,40 +101,66 @@ def sections(report: str) -> dict[str, str]:
         if section is not None:
             marks.append((m.start(), m.end(), section))
     marks += banners
-    out: dict[str, str] = {}
-    for (_, begin, name), (end, *_) in zip(marks, marks[1:] + [(len(report),)], strict=True):
-        text = report[begin:end].strip()
-        if text:
-            out[name] = f"{out[name]}\n{text}" if name in out else text
-    if list(out) == ["preamble"]:
-        out = {"findings": out["preamble"]}
-    return out
+    return [(name, begin, end) for (_, begin, name), (end, *_) in zip(marks, marks[1:] + [(len(report),)], strict=True)]
 
 
 def report_text(report: str, sections_wanted: Iterable[str] = ("impression", "findings")) -> str:
-    """The named sections in the given order, as one text; "" if the report is empty.
+    """The named sections in the given order, as one text; "" if the report has nothing that may be read. See `locate`."""
+    return _locate(report, tuple(sections_wanted))[0]
 
-    A report that has none of them (MIMIC-CXR has such) gives what is left without indication, comparison, technique,
-    recommendation and notification.
+
+def locate(report: str, sections_wanted: Iterable[str] = ("impression", "findings")) -> tuple[str, str]:
+    """(text that is read, how it was found) of a report.
+
+    How: the wanted sections that it has ("findings", "impression", "findings and impression"), else
+    "last paragraph": a body without a heading, after the last heading's own paragraph ("REASON FOR EXAM: cough." / blank
+    line / "The heart is enlarged."), as MIMIC-CXR's public sectioning code finds it, else
+    "whole": no heading, or none but those of views and sections of other names, else
+    "none": nothing is left. Indication, comparison, technique, recommendation and notification are never read.
     """
-    return _report_text(report, tuple(sections_wanted))
+    return _locate(report, tuple(sections_wanted))
 
 
-@functools.lru_cache(100_000)  # every epoch asks again; 0.1 GB of reports
-def _report_text(report: str, sections_wanted: tuple[str, ...]) -> str:
+_CACHED_REPORTS = 100_000  # every epoch asks again; 0.1 GB of reports
+
+
+@functools.lru_cache(_CACHED_REPORTS)
+def _locate(report: str, sections_wanted: tuple[str, ...]) -> tuple[str, str]:
     if ":" not in report and not _BANNER.search(report):
-        return report.replace("\r\n", "\n").strip()  # no heading: what the rest of this function would find, sooner
+        text = report.replace("\r\n", "\n").strip()  # no heading: what the rest of this function would find, sooner
+        return text, "whole" if text else "none"
     found = sections(report)
     wanted = [found[name] for name in sections_wanted if name in found]
-    if not wanted:
-        skipped = {"indication", "comparison", "technique", "recommendation", "notification"}
-        wanted = [text for name, text in found.items() if name not in skipped]
-    return "\n\n".join(wanted)
+    if wanted and list(found) == ["findings"] and [name for name, *_ in _spans(report)] == ["preamble"]:
+        return wanted[0], "whole"
+    if wanted:
+        return "\n\n".join(wanted), " and ".join(sorted(set(sections_wanted) & set(found)))
+    body = _last_paragraphs(report.replace("\r\n", "\n"))
+    if body:
+        return body, "last paragraph"
+    rest = "\n\n".join(text for name, text in found.items() if name not in _BEFORE | _AFTER)
+    return rest, "whole" if rest else "none"
+
+
+def _last_paragraphs(report: str) -> str:
+    """What follows the own paragraph of the last heading, if that heading's text comes before a body. "" if nothing does."""
+    spans = [span for span in _spans(report) if span[0] not in _AFTER]
+    name, begin, end = spans[-1]
+    if name not in _BEFORE:
+        return ""
+    _, *rest = _PARAGRAPH.split(report[begin:end].strip(), maxsplit=1)
+    return "".join(rest).strip()
 
 
 def forget() -> None:
     """Empties the cache of reports."""
-    _report_text.cache_clear()
+    _locate.cache_clear()
+
+
+def remember(share: float) -> None:
+    """Forgets all reports, and keeps from now on this share of as many: for one of several worker processes."""
+    global _locate
+    _locate = functools.lru_cache(int(share * _CACHED_REPORTS))(_locate.__wrapped__)
 
 
 def sentences(text: str) -> list[tuple[int, int]]:

@@ -5,9 +5,12 @@ and checkpoints can be exchanged. Eight entities are normal observations, 65 are
 every other abnormality and `excluded_obs` what says nothing about this image ("unchanged", "postoperative").
 """
 import difflib
+import functools
 import re
+from collections.abc import Mapping
+from typing import NamedTuple
 
-from medvlp_jax.reports.aliases import ALIASES, PADCHEST, QUALIFIERS
+from medvlp_jax.reports import aliases
 
 NORMAL = ("normal", "clear", "sharp", "sharply", "unremarkable", "intact", "stable", "free")
 
@@ -91,27 +94,101 @@ def _key(label: str) -> str:
     return " ".join(re.sub(r"[_\-.,()]+", " ", label.lower()).split())
 
 
-_TABLE = ({_key(name): name for name in ENTITIES}
-          | {_key(alias): entity for entity, names in PADCHEST.items() for alias in names}
-          | {_key(alias): entity for entity, names in ALIASES.items() for alias in names})
-_QUALIFIERS = {_key(alias): entity for entity, names in QUALIFIERS.items() for alias in names}
+SAME, NARROWER, BROADER, RELATED = "same", "narrower", "broader", "related"
 
 
-def lookup(label: str) -> str | None:
-    """The entity that a data set's label names, or None where no entity fits.
+class Meaning(NamedTuple):
+    """What a label has to do with an entity: `relation` is SAME, NARROWER, BROADER or RELATED (head of aliases.py)."""
+
+    entity: str
+    relation: str
+
+
+def _meanings() -> dict[str, tuple[Meaning, ...]]:
+    out = {_key(name): [Meaning(name, SAME)] for name in ENTITIES}
+    for relation, table in ((SAME, aliases.SAME), (NARROWER, aliases.NARROWER), (BROADER, aliases.BROADER),
+                            (RELATED, aliases.RELATED)):  # fmt: skip
+        for entity, names in table.items():
+            for name in names:
+                out.setdefault(_key(name), []).append(Meaning(entity, relation))
+    return {key: tuple(dict.fromkeys(some)) for key, some in out.items()}
+
+
+_TABLE = _meanings()
+_QUALIFIERS = {_key(name): (Meaning(entity, NARROWER),) for entity, names in aliases.QUALIFIERS.items() for name in names}
+_INCOMPLETE = frozenset(map(_key, aliases.INCOMPLETE))
+_NO_ENTITY = frozenset(map(_key, aliases.NO_ENTITY)) | _INCOMPLETE
+
+
+@functools.lru_cache(1 << 14)
+def meanings(label: str) -> tuple[Meaning, ...]:
+    """The entities that a data set's label has to do with, the one that scores it first; () where no entity fits.
 
     Covers ChestX-ray14, CheXpert, PadChest, Open-I (MeSH), RSNA, SIIM, VinDr-CXR, ChestX-Det10, Object-CXR, MS-CXR and
     the COVID sets; case, underscores and hyphens do not matter. A MeSH path such as "Aorta, Thoracic/tortuous/mild" is
-    looked up whole, then heading first, then by its qualifiers ("tortuous").
+    looked up whole, then heading first, then by its qualifiers ("tortuous"). A path names a kind or a place of what its
+    heading names, so it is never the same.
     """
     whole = _key(label)
     if whole in _TABLE:
         return _TABLE[whole]
     parts = [_key(part) for part in label.split("/")]
     if len(parts) == 1:
+        return ()
+    found = next((table[part] for table, some in ((_TABLE, parts[:1]), (_QUALIFIERS, parts[1:]), (_TABLE, parts[1:]))
+                  for part in some if part in table), ())  # fmt: skip
+    below = {SAME: NARROWER, NARROWER: NARROWER, BROADER: RELATED, RELATED: RELATED}
+    return tuple(Meaning(entity, below[relation]) for entity, relation in found)
+
+
+def lookup(label: str) -> str | None:
+    """The entity that scores a label, or None where no entity fits. What the label says of it: `statement`."""
+    found = meanings(label)
+    return found[0].entity if found else None
+
+
+def is_known(label: str) -> bool:
+    """Whether a label has an entity, or has none on purpose ("nipple shadow")."""
+    return bool(meanings(label)) or bool(_NO_ENTITY & {_key(label), _key(label.split("/")[0])})
+
+
+def leaves_open(label: str) -> bool:
+    """Whether a list with this label is not complete ("unchanged")."""
+    return _key(label) in _INCOMPLETE
+
+
+def statement(relation: str, value: int) -> int | None:
+    """What a label's value (0 absent, 1 present, 2 uncertain) says of an entity that it has this relation to, or None.
+
+    Absence of a kind is not absence of all kinds, and presence of one of several is doubt about each.
+    """
+    if relation == RELATED or (relation == NARROWER and value == 0):
         return None
-    return next((table[part] for table, some in ((_TABLE, parts[:1]), (_QUALIFIERS, parts[1:]), (_TABLE, parts[1:]))
-                 for part in some if part in table), None)
+    return 2 if relation == BROADER and value == 1 else value
+
+
+class Said(NamedTuple):
+    """What labels say of an entity: 0 absent, 1 present, 2 uncertain. inferred: doubt that comes from another name."""
+
+    value: int
+    inferred: bool
+
+
+def said(labels: Mapping[str, int]) -> dict[str, Said]:
+    """{label: 0 absent, 1 present, 2 uncertain} -> {entity: what they say of it}.
+
+    Where several labels speak of one entity, presence wins, then doubt of its own name, then absence, then doubt that comes
+    from another name.
+    """
+    out, rank = {}, {(2, True): 0, (0, False): 1, (2, False): 2, (1, False): 3}
+    for label, value in labels.items():
+        for entity, relation in meanings(label):
+            passed = statement(relation, value)
+            if passed is None or (passed == 0 and entity in (TAIL, EXCLUDED)):
+                continue
+            one = Said(passed, passed == 2 and relation != SAME)
+            out[entity] = max(out.get(entity, one), one, key=rank.__getitem__)
+    return out
 
 
 def require(label: str) -> str:

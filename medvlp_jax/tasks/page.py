@@ -68,7 +68,9 @@ def summary(e: Evaluation) -> list:
     what = ("Intervals are bootstrapped by patient. \u201cPublished\u201d in a metric's name: the rule of the reference "
             "program, such as a threshold chosen on the test data; \u201chonest\u201d: chosen on validation data.")
     none = f"No published number is known to us for {e.place['dataset'] or 'this data'} and these metrics."
-    return [failed, html.tag("p", what), None if known else html.tag("p", none), tables]
+    leaks = [html.tag("p", text, class_="bad") for text in e.facts.get("leakage", ())]
+    left = [html.tag("p", text) for text in e.facts.get("left_out_of_training", ())]
+    return [leaks, failed, left, html.tag("p", what), None if known else html.tag("p", none), tables]
 
 
 def task_parts(e: Evaluation, task: str) -> list:

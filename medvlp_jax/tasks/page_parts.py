@@ -23,8 +23,10 @@ METRICS = {
     "mae": "Error of the expected grade", "kappa_quadratic": "Kappa, quadratic weights",
     "i2t_median_rank": "Median rank of an image's report", "t2i_median_rank": "Median rank of a report's image",
 }  # fmt: skip
+FACTS = {"config", "versions", "leakage", "left_out_of_training"}  # what of an evaluation is shown outside its table
+# What of a record is shown elsewhere; the rest is how it was computed.
 KNOWN = {"task", "dataset", "split", "protocol", "step", "data", "checkpoint", "metric", "value", "n", "ci", "per_class",
-         "skipped", "chance"}  # what of a record is shown elsewhere; the rest is how it was computed
+         "skipped", "chance", "leakage", "excluded_from_training"}  # fmt: skip
 DIRECTIONS = {"i2t": "image to report", "t2i": "report to image"}
 
 
@@ -143,7 +145,7 @@ def protocol(e) -> list:
     """How the numbers were made: place, data, checkpoint, versions, options, the whole config."""
     facts = e.facts
     rows = [["Run", e.name], *[[k.capitalize(), str(v)] for k, v in e.place.items()]]
-    rows += [[k.replace("_", " ").capitalize(), _flat(v)] for k, v in facts.items() if k not in ("config", "versions")]
+    rows += [[k.replace("_", " ").capitalize(), _flat(v)] for k, v in facts.items() if k not in FACTS]
     parts = [html.table("Evaluation", ["What", "Value"], rows)]
     settings = [[f"{r['task']} {r['metric']}", _flat({k: v for k, v in r.items() if k not in KNOWN})]
                 for r in main_records(e.records) if set(r) - KNOWN]

@@ -20,10 +20,19 @@ PADCHEST = (",ImageID,ImageDir,StudyDate_DICOM,StudyID,PatientID,PatientBirth,Pa
             "RelativeXRayExposure_DICOM,ReportID,Report,MethodLabel,Labels,Localizations,LabelsLocalizationsBySentence,"
             "labelCUIS,LocalizationsCUIS").split(",")  # fmt: skip
 OPENI = """<?xml version="1.0" encoding="utf-8"?><eCitation><meta type="rr"/><uId id="CXR{n}"/><pmcId id="{n}"/>
-<MedlineCitation Owner="Indiana University" Status="supplied by publisher"><Article PubModel="Electronic"><Abstract>
+<docSource>CXR</docSource><IUXRId id="{n}"/><licenseType>open-access</licenseType>
+<ccLicense>byncnd</ccLicense><articleDate>2013-08-01</articleDate><publisher>Indiana University</publisher>
+<title>Indiana University Chest X-ray Collection</title><specialty>pulmonary diseases</specialty><subset>CXR</subset>
+<MedlineCitation Owner="Indiana University" Status="supplied by publisher"><Article PubModel="Electronic">
+<Journal><JournalIssue><PubDate><Year>2013</Year></PubDate></JournalIssue></Journal>
+<ArticleTitle>Indiana University Chest X-ray Collection</ArticleTitle><Abstract>
 <AbstractText Label="COMPARISON">XXXX.</AbstractText><AbstractText Label="INDICATION">Positive TB test</AbstractText>
 <AbstractText Label="FINDINGS">{findings}</AbstractText><AbstractText Label="IMPRESSION">{impression}</AbstractText>
-</Abstract></Article></MedlineCitation><MeSH>{mesh}<automatic>edema</automatic></MeSH>{images}</eCitation>"""
+</Abstract><Affiliation>Indiana University</Affiliation></Article></MedlineCitation>
+<MeSH>{mesh}<automatic>edema</automatic></MeSH>{images}</eCitation>"""
+OPENI_IMAGE = """<parentImage id="{name}"><figureId>F{k}</figureId><caption>Xray Chest PA and Lateral</caption>
+<panel type="single"><url>/hadoop/storage/radiology/extract/{name}.jpg</url><imgModality>7</imgModality><region type="panel">
+<globalImageFeatures><CEDD>f2p0k1291</CEDD></globalImageFeatures></region></panel></parentImage>"""
 
 
 def image(path, seed: int, deep: bool = False, kind: str = ".png") -> None:
@@ -99,15 +108,34 @@ def padchest(root) -> None:
 
 
 def openi(root) -> None:
-    """ecgen-radiology/ beside the folder of images; a report without findings, one of blanks."""
+    """ecgen-radiology/ beside the folder of images, in their proportions; a report without findings, one of blanks."""
     (root / "ecgen-radiology").mkdir(parents=True)
-    for n, (findings, impression, mesh) in enumerate([
-        ("The cardiac silhouette is enlarged. No pneumothorax &lt;XXXX&gt;.", "Cardiomegaly.", "Cardiomegaly/mild"),
-        ("", "No acute disease.", "normal"), ("XXXX", "", "Pulmonary Atelectasis/base/left;x"),
+    for n, (findings, impression, mesh, images) in enumerate([
+        ("The cardiac silhouette is enlarged. No pneumothorax &lt;XXXX&gt;.", "Cardiomegaly.", "Cardiomegaly/mild",
+         {"CXR1_1_IM-0001-3001": (62, 51), "CXR1_1_IM-0001-4001": (42, 51)}),  # the lateral first
+        ("", "No acute disease.", "normal", {"CXR2_IM-0652-1001": (51, 51), "CXR2_IM-0652-2001": (51, 51)}),
+        ("XXXX", "", "Pulmonary Atelectasis/base/left   \t \n;x",
+         {"CXR3_IM-1384-1001": (42, 51), "CXR3_IM-1384-1002": (62, 51)}),
+        ("Clear lungs.", "Normal chest.", "normal", {"CXR4_IM-2050-0001-0002": (51, 51)}),  # nothing tells its view
     ], 1):  # fmt: skip
-        names = [f"CXR{n}_{k}_IM-000{n}-{k}001" for k in (1, 2)]
-        for k, name in enumerate(names):
-            image(root / "NLMCXR_png" / f"{name}.png", 3 * n + k)
-        parts = "".join(f'<parentImage id="{name}"><figureId>F</figureId></parentImage>' for name in names)
+        parts = ""
+        for k, (name, shape) in enumerate(images.items(), 1):
+            path = root / "NLMCXR_png" / f"{name}.png"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(cv2.imencode(".png", picture(3 * n + k, *shape))[1].tobytes())
+            parts += OPENI_IMAGE.format(name=name, k=k)
         body = OPENI.format(n=n, findings=findings, impression=impression, mesh=f"<major>{mesh}</major>", images=parts)
         (root / "ecgen-radiology" / f"{n}.xml").write_text(body, encoding="utf-8")
+
+
+def chexlocalize(root, by_study: bool = False) -> None:
+    """CheXlocalize's CheXpert/ beside CheXpert: the test's own header, and a folder of its own."""
+    names = [f"test/patient6474{p}/study1/view{v}_{w}.jpg" for p in range(2) for v, w in ((1, "frontal"), (2, "lateral"))]
+    for k, name in enumerate(names):
+        image(root / "CheXpert" / name, 70 + k, kind=".jpg")
+    rows = [{"Path": name, **dict.fromkeys(CHEXPERT, "0"), "Edema": str(k % 2)} for k, name in enumerate(names)]
+    if by_study:
+        rows = [{**dict.fromkeys(CHEXPERT, "0"), "Study": f"CheXpert-v1.0/test/patient6474{p}/study1", "Edema": str(p)}
+                for p in (0, 1)]  # fmt: skip
+    name = "groundtruth.csv" if by_study else "test_labels.csv"
+    (root / "CheXpert" / name).write_bytes(text(["Study" if by_study else "Path", *CHEXPERT], rows))

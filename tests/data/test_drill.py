@@ -90,6 +90,9 @@ def test_nothing_usable_and_a_source_that_changed(tmp_path, capsys):
     path = manifest(tmp_path, [["a.png", "x y", "1", "train"]])
     said = fails(capsys, dataset="manifest", src=path, out=tmp_path / "out", max_bad_share=1.0)
     assert "100.0% of the 1 rows cannot be used" in said and "missing file: 1 (line 2)" in said
+    path.write_text("image,labels\n/elsewhere/a.png,Mass\n")
+    said = fails(capsys, dataset="manifest", src=path, out=tmp_path / "outside", max_bad_share=1.0)
+    assert "path outside root: 1 (line 2)" in said and "data.prepare: --root=/" in said
     manifest(tmp_path, [["a.png", "x z", "1", "train"]])
     assert "begun with other rows: the source has changed" in fails(capsys, dataset="manifest", src=path, out=tmp_path / "out")
 

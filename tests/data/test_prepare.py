@@ -156,7 +156,8 @@ def test_boxes_and_masks_shrink_with_the_image(tmp_path):
 
 def test_batches_come_from_workers_and_by_name(mimic, tmp_path):
     data = ConfigDict({"name": "prepared", "path": str(mimic[2]), "closed_world": "auto",
-                       "sections": ("impression", "findings"), "examples": {}})  # fmt: skip
+                       "blank_labels": "unknown", "label_precedence": "report", "annotations": "",
+                       "sections": ("impression", "findings"), "views": "frontal", "examples": {}})  # fmt: skip
     source = sources.make(data, "train", 0)
     options = pipeline.Options(image_size=32, frame=48, crop="random", require_report=True, max_tokens=24)
     batches = []
@@ -175,9 +176,11 @@ def test_the_card_escapes_text_and_counts(tmp_path):
     rows.append({"labels": "Edema", "patient_id": "x"})
     path = write(tmp_path / "src", rows)
     (tmp_path / "src" / "4.png").write_bytes(b"")
-    run(dataset="manifest", src=path, out=tmp_path / "out", max_bad_share=0.5)
+    run(dataset="manifest", src=path, out=tmp_path / "out", max_bad_share=0.5, views="all")
     card, text = json.loads((tmp_path / "out/card.json").read_text()), (tmp_path / "out/card.html").read_text()
     assert card["drops"] == {"empty file": {"rows": 1, "lines": [5]}, "image named twice": {"rows": 1, "lines": [4]}}
+    assert card["absences_withheld"] == {"rows": 3, "labels": {"<script>alert(1)</script>": 3}}
+    assert "3 rows state no implied absence because of a label without entity: &lt;script&gt;" in text
     assert card["examples"] == {"train": 3} and card["patients"] == {"train": 1}
     assert card["entities"]["train"]["mass"] == [0, 3, 0]
     assert card["labels"]["train"]["present"]["Mass"] == 3 and card["labels_without_entity"] == {"<script>alert(1)</script>": 3}

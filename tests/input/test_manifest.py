@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from medvlp_jax.input import manifest
+from medvlp_jax.input import columns
 from medvlp_jax.input.manifest import ManifestSource
 from medvlp_jax.reports import vocab
 from tests import golden
@@ -101,9 +101,12 @@ def test_an_unknown_label_states_no_absence_but_that_of_normality(tmp_path):
     assert unspecified(source[2]) == {"normal": 0} and unspecified(source[3]) == {"normal": 0, "effusion": 1}
 
 
-def test_a_label_wins_over_a_report_that_denies_it(tmp_path):
-    source = ManifestSource(write(tmp_path, [{"labels": "Pneumonia", "report": "There is no pneumonia."}]), "train")
+def test_a_radiologists_label_wins_over_a_report_that_denies_it(tmp_path):
+    row = {"labels": "Pneumonia", "report": "There is no pneumonia.", "labeller": "radiologist"}
+    source = ManifestSource(write(tmp_path, [row]), "train")
     assert unspecified(source[0])["pneumonia"] == 1
+    with pytest.raises(ValueError, match="line 1: labeller 'radiologists'; expected radiologist, automatic, other or nothing"):
+        ManifestSource(write(tmp_path, [{**row, "labeller": "radiologists"}]), "train")
 
 
 def test_reports_below_two_words_are_none(tmp_path):
@@ -218,8 +221,8 @@ def test_cached_presence_is_the_presence(tmp_path):
 
 
 def test_label_names_accepts_lists_and_text():
-    assert manifest.label_names({"labels": " A ; B;;A"}) == ["A", "B"] == manifest.label_names({"labels": ["A", "B "]})
-    assert manifest.label_names({"labels": None}) == manifest.label_names({}) == []
+    assert columns.label_names({"labels": " A ; B;;A"}) == ["A", "B"] == columns.label_names({"labels": ["A", "B "]})
+    assert columns.label_names({"labels": None}) == columns.label_names({}) == []
 
 
 def test_real_manifest():

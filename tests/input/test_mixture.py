@@ -105,7 +105,9 @@ def test_label_spaces_stay_apart_and_what_is_missing_is_masked(tmp_path):
     rows = [{"labels": "Mass"}, {"labels": "Hernia"}, {"labels": "Mass"}, {"labels": "Mass", "split": "val"}]
     listed = write(folders[1], rows)
     data = ConfigDict({"name": "mixture", "path": "", "root": "", "closed_world": "auto", "sections": ("findings",),
-                       "max_bad_share": 0.0, "examples": {}})  # fmt: skip
+                       "blank_labels": "unknown", "label_precedence": "report", "annotations": "",
+                       "max_bad_share": 0.0, "check": "header", "views": "frontal",
+                       "examples": {}})  # fmt: skip
     data.mixture = (("manifest", str(told), 1.0), ("manifest", str(listed), 2.0))
     source = sources.make(data, "train", 0)
     assert len(source) == 7 and source.has_reports.tolist() == [True] * 4 + [False] * 3 and source.weights == (1.0, 2.0)

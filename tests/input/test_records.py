@@ -61,10 +61,10 @@ def test_an_example_is_the_record_decoded():
     assert list(masks) == ["lung"] and masks["lung"].all() and masks["lung"].shape == (3, 4)
     assert e == {
         "id": "a/b.jpg", "patient_id": "p", "report": "É.", "finding_labels": {"Mass": -1}, "boxes": [("mass", 1, 2, 3, 4)],
-        "severity": {"edema": 2}, "attributes": {"view": "PA", "age": "70", "source": "s"},
+        "phrases": [], "severity": {"edema": 2}, "attributes": {"view": "PA", "age": "70", "source": "s"},
     }  # fmt: skip
     other = records.Example(record(**{"image": b"\xff\xd8", "masks/name": None, "masks/image": None}))
-    assert other["image"] == b"\xff\xd8" and dict(other["masks"]) == {} and other.get("nothing") is None and len(other) == 10
+    assert other["image"] == b"\xff\xd8" and dict(other["masks"]) == {} and other.get("nothing") is None and len(other) == 11
 
 
 @pytest.mark.parametrize("name, value", [("presence", b"x"), ("boxes", "["), ("report", b"\xff"), ("severity", None)])

@@ -77,7 +77,7 @@ def test_encodings_and_file_kinds(tmp_path):
         Table(write(tmp_path, "image,report\na.png,Röntgen\n", encoding="latin-1"))
     with pytest.raises(ValueError, match="not UTF-8"):
         Table(write(tmp_path, "image,report\na.png,x\n", encoding="utf-16"))
-    with pytest.raises(ValueError, match=r"a .csv or .jsonl file, got 'data.xlsx'"):
+    with pytest.raises(ValueError, match=r"a .csv, .jsonl or .parquet file, got 'data.xlsx'"):
         Table(write(tmp_path, "image\na\n", "data.xlsx"))
     with pytest.raises(FileNotFoundError, match=r"no manifest at .*nowhere.csv: expected"):
         Table(tmp_path / "nowhere.csv")

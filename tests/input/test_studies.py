@@ -9,7 +9,7 @@ import pytest
 
 from data import prepare
 from medvlp_jax import experiment
-from medvlp_jax.input import fractions, pipeline, studies
+from medvlp_jax.input import fractions, pipeline, studies, views
 from medvlp_jax.input.manifest import ManifestSource, scan
 from medvlp_jax.input.mixture import MixtureSource
 from medvlp_jax.input.prepared import PreparedSource
@@ -69,7 +69,7 @@ def test_evaluation_sees_the_frontal_view():
     source = studies.Studies(Views(len(OF)))
     batches = list(pipeline.eval_batches(source, None, pipeline.Options(image_size=8, needs=()), batch_size=8))
     assert numbers(*batches) == [int(i) for i in np.cumsum(SIZES) - 1]
-    assert [studies.rank(p) for p in ("PA", "AP", "AP SUPINE", "FRONTAL", "", "LATERAL", "LL")] == [0, 1, 1, 1, 2, 3, 3]
+    assert [views.rank(p) for p in ("PA", "AP", "AP SUPINE", "FRONTAL", "", "LATERAL", "LL")] == [0, 1, 1, 1, 2, 3, 3]
 
 
 def test_the_report_of_a_study_serves_its_views(tmp_path):
@@ -121,11 +121,13 @@ def test_prepared_and_config(tmp_path):
     path = write(src, rows)
     for i in range(24):
         (src / f"{i}.png").write_bytes(cv2.imencode(".png", np.full((40, 40), 10 * i, np.uint8))[1].tobytes())
-    prepare.main(["--dataset=manifest", f"--src={path}", f"--out={tmp_path / 'out'}", "--workers=0", "--size=40"])
+    prepare.main(["--dataset=manifest", f"--src={path}", f"--out={tmp_path / 'out'}", "--workers=0", "--size=40",
+                  "--views=all"])  # fmt: skip
     told = [ManifestSource(path, "train"), PreparedSource(tmp_path / "out", "train")]
     for source in told:
         assert source.studies.tolist() == [i // 3 for i in range(18)] and source.projections[:3] == ["LL", "PA", "AP"]
-    c = tiny.run_config("medklip", **{"data/name": "prepared", "data/path": str(tmp_path / "out"), "data/batch_size": 6})
+    c = tiny.run_config("medklip", **{"data/name": "prepared", "data/path": str(tmp_path / "out"), "data/batch_size": 6,
+                                     "data/views": "all"})  # fmt: skip
     sizes, seen = {}, {}
     for c.data.unit in ("image", "study"):
         run = experiment.build(c, tmp_path / c.data.unit)

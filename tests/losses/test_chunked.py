@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 
 from medvlp_jax.losses import contrastive
 from tests.losses.cases import unit
-from tests.losses.test_contrastive import naive_info_nce
+from tests.losses.test_contrastive import naive_info_nce, naive_with_equal_reports
 
 
 def mesh_of(data, fsdp, tensor=1):
@@ -41,6 +41,28 @@ def test_value_and_gradients_are_those_of_the_naive_loop(shape, chunk):
         value, gradients = fn(rows[0], rows[1], jnp.float32(0.1), rows[2])
     np.testing.assert_allclose(value, naive_info_nce(a.astype(float), b.astype(float), 0.1, valid), rtol=1e-5)
     for got, want in zip(gradients, naive_gradients(a.astype(float), b.astype(float), 0.1, valid), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("equal", ["masked", "positives"])
+@pytest.mark.parametrize("shape, chunk", [((1, 1), 5), ((4, 2), 3), ((4, 2), 16)])
+def test_equal_reports_are_treated_as_in_the_plain_form(shape, chunk, equal):
+    rng = np.random.default_rng(1)
+    a, b = unit(rng.standard_normal((2, 16, 5))).astype(np.float32)
+    reports, valid, mesh = rng.integers(0, 6, (16, 1)).astype(np.int32), rng.random(16) < 0.8, mesh_of(*shape)
+
+    def value_and_grad(chunk, equal=equal):
+        loss = contrastive.chosen(chunk, equal)
+        return jax.jit(jax.value_and_grad(lambda a, b, t, v, k: loss(a, b, t, v, k), (0, 1, 2)))
+
+    with jax.set_mesh(mesh):
+        rows = [jax.device_put(x, NamedSharding(mesh, P(("data", "fsdp")))) for x in (a, b, valid, reports)]
+        value, gradients = value_and_grad(chunk)(rows[0], rows[1], jnp.float32(0.1), rows[2], rows[3])
+        plain = value_and_grad(chunk, "negatives")(rows[0], rows[1], jnp.float32(0.1), rows[2], rows[3])[0]
+    naive = naive_with_equal_reports(a.astype(float), b.astype(float), 0.1, valid, reports[:, 0], equal)
+    np.testing.assert_allclose(value, naive, rtol=1e-5)
+    assert abs(value - plain) > 1e-3
+    for got, want in zip(gradients, value_and_grad(0)(a, b, jnp.float32(0.1), valid, reports)[1], strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
 
 

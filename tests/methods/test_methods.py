@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from medvlp_jax import sharding, trees
+from medvlp_jax.losses import supervised
+from medvlp_jax.methods import medklip, mlip
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -166,6 +168,8 @@ SWITCHES = [
     ("objective/divergence", False), ("objective/knowledge_gate", False), ("objective/category_guidance", False),
     ("objective/temperature", 0.2), ("objective/local_temperature", 0.3), ("objective/prototype_temperature", 0.5),
     ("objective/sinkhorn_epsilon", 0.5), ("objective/sinkhorn_iterations", 1), ("objective/matching_group", 8),
+    ("model/divergence_noise", 0.6), ("objective/guidance_weight", 0.5),
+    ("objective/matching_group", 0), ("objective/equal_reports", "negatives"), ("objective/equal_reports", "positives"),
 ]  # fmt: skip
 
 
@@ -173,8 +177,36 @@ SWITCHES = [
 def test_every_switch_of_mlip_changes_the_loss(switch, value):
     _, variables = start("mlip")
     state = {k: v for k, v in variables.items() if k != "params"}
-    fn = jax.jit(tiny.method(tiny.config("mlip", **{switch: value})).loss)
-    assert abs(float(fn(variables["params"], state, tiny.batch(), jax.random.key(1))[0]) - plain("mlip")[0]) > 1e-6
+    batch = tiny.batch()
+    for name in ("input_ids", "attention_mask", "word_ids"):  # two images with the same report
+        batch[name][5] = batch[name][9]
+    losses = [
+        float(jax.jit(tiny.method(tiny.config("mlip", **some)).loss)(variables["params"], state, batch, jax.random.key(1))[0])
+        for some in ({}, {switch: value})
+    ]
+    assert abs(losses[0] - losses[1]) > 1e-6
+
+
+def test_hard_negatives_are_drawn_at_the_learned_temperature():
+    """At a low temperature the most similar report is drawn; the fixed temperature of the config must not decide."""
+    _, variables = start("mlip")
+    state = {k: v for k, v in variables.items() if k != "params"}
+    c = tiny.config("mlip", **{"objective/learn_temperature": True, "objective/matching_group": 0})
+    fn, seen = jax.jit(tiny.method(c).loss), []
+    for temperature in (0.01, 100.0):
+        own = {"learned_temperature": {"log_temperature": jnp.log(jnp.float32(temperature))}}
+        terms = fn({**variables["params"], **own}, state, tiny.batch(), jax.random.key(1))[1][1]
+        seen.append(float(terms["matching"]))
+    assert abs(seen[0] - seen[1]) > 1e-4
+
+
+def test_a_matching_group_over_two_devices_is_an_error():
+    rows = mlip.matching_group
+    assert rows(16, 0) == 16 and rows(16, 4) == 4
+    with jax.set_mesh(sharding.make_mesh({"data": 4, "fsdp": 2})):
+        assert rows(16, 0) == 2 and rows(16, 1) == 1
+        with pytest.raises(ValueError, match="matching_group=4 does not divide the 2 rows of a device"):
+            rows(16, 4)
 
 
 def test_learned_temperature_starts_where_the_fixed_one_is():
@@ -183,3 +215,26 @@ def test_learned_temperature_starts_where_the_fixed_one_is():
     loss, _, grads, _ = grads_of(c, {**variables, "params": {**variables["params"], **own}}, tiny.batch())
     np.testing.assert_allclose(loss, plain("mlip")[0], rtol=1e-5)
     assert float(grads["learned_temperature"]["log_temperature"]) != 0
+
+
+def test_location_loss_scores_positions_before_it_chooses_candidates():
+    """Value and gradient of the naive gather, without its (B, K, 8, T) array."""
+    rng = np.random.default_rng(0)
+    b, k, t, a = 128, 75, 64, 51
+    out, table = rng.normal(size=(b, k, t)).astype(np.float32), rng.normal(size=(a, t)).astype(np.float32)
+    labels, positions = rng.integers(-1, 2, (b, k)).astype(np.int8), rng.integers(0, a, (b, k, 8)).astype(np.int32)
+    keep, weights = np.ones(k, bool), {"existence": 0.0, "location": 1.0}
+
+    def ours(location, table, labels, positions):
+        return medklip.losses({"location": location}, table, {"labels": labels, "positions": positions}, weights, keep)[0]
+
+    def naive(location, table, labels, positions):
+        return supervised.location_loss(jnp.einsum("bkt,bkpt->bkp", location, table[positions]), labels)
+
+    given = out, table, labels, positions
+    programs = [jax.jit(jax.value_and_grad(fn)).lower(*given).compile() for fn in (ours, naive)]
+    (value, grad), (want, want_grad) = (program(*given) for program in programs)
+    np.testing.assert_allclose(value, want, rtol=1e-5)
+    np.testing.assert_allclose(grad, want_grad, atol=1e-7)
+    scratch = [program.memory_analysis().temp_size_in_bytes for program in programs]
+    assert scratch[0] < scratch[1] / 4

@@ -54,6 +54,7 @@ def full():
         temperature=c["softmax_temperature"], local_temperature=c["local_temperature"],
         prototype_temperature=c["proto_temperature"], sinkhorn_epsilon=c["epsilon"],
         sinkhorn_iterations=c["sinkhorn_iterations"], contrast_chunk=0,
+        equal_reports="negatives",
     )  # fmt: skip
     model = network(weights.config_of("mgca", params))
     return model, weights.from_torch("mgca", params), batch, o, meta, z

@@ -24,9 +24,9 @@ def test_starts_at_the_prior(start):
     view, out = model.apply(variables, z)
     assert float(jnp.abs(out["mu"]).max()) < 0.02
     np.testing.assert_allclose(jnp.exp(0.5 * out["log_var"]), 0.3 / 8, rtol=0.02)
-    assert float(kl_divergence(out["mu"], out["log_var"])) < 0.1
+    assert float(kl_divergence(out["mu"], out["log_var"], 0.3 / 8)) < 0.1
     np.testing.assert_allclose(view, normalize(z + out["mu"]), atol=1e-6)  # eps None is no noise
-    own = DivergenceEncoder(hidden=48, sigma0=0.5).apply(variables, z)[1]
+    own = DivergenceEncoder(hidden=48, noise=0.5 * 8).apply(variables, z)[1]
     np.testing.assert_allclose(jnp.exp(0.5 * own["log_var"]), 0.5, rtol=0.02)
 
 
@@ -53,7 +53,7 @@ def test_kl_keeps_sigma_from_collapsing(start):
     def step(params, state):
         def loss(params):
             _, out = model.apply({"params": params}, z)
-            return kl_divergence(out["mu"], out["log_var"]), out["log_var"].mean()
+            return kl_divergence(out["mu"], out["log_var"], 0.3 / 8), out["log_var"].mean()
 
         (value, log_var), grads = jax.value_and_grad(loss, has_aux=True)(params)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes float and int scalars

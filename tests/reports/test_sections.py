@@ -1,6 +1,8 @@
 import time
 
-from medvlp_jax.reports.sections import report_text, sections, sentences
+import pytest
+
+from medvlp_jax.reports.sections import locate, report_text, sections, sentences
 
 MIMIC = """                                 FINAL REPORT
  EXAMINATION:  CHEST (PA AND LAT)
@@ -59,6 +61,37 @@ def test_reports_without_findings_or_headings():
     assert report_text("INDICATION: cough.\nRESULT OF SCAN: Lungs are clear.") == "Lungs are clear."
     assert sections("") == {} and report_text("  \n ") == ""
     assert "pneumonia" not in report_text("INDICATION: rule out pneumonia. COMPARISON: none. Wet read: done")
+
+
+BODY = "AP radiograph was reviewed.\n Heart size is enlarged.\n\n There is no pneumothorax."
+
+
+@pytest.mark.parametrize("head", [
+    "REASON FOR EXAMINATION: pneumothorax.\n\n", "COMPARISON: None.\n\n", "TECHNIQUE: PA and lateral.\n \n",
+    "CLINICAL HISTORY: 50-year-old with cough.\n\n", "INDICATION: effusion.\n\nCOMPARISON: ___.\n\n",
+    " FINAL REPORT\n CHEST RADIOGRAPH\n\n INDICATION: Pneumonia,\n fever.\n\n", "COMPARISON:\n\n None.\n\n",
+    "Exam: AP chest\r\n\r\n",
+])
+def test_a_body_without_a_heading_is_found(head):
+    body = BODY.replace("\n", "\r\n") if "\r" in head else BODY
+    text, how = locate(f"{head}{body}\n\nNOTIFICATION: Dr. ___ was told at 9 am.")
+    assert (text, how) == (BODY, "last paragraph")
+    assert locate(text) == (text, "whole")  # what is read twice stays the same
+
+
+@pytest.mark.parametrize("report, expected", [
+    ("REASON FOR EXAM: pneumothorax.", ("", "none")),
+    ("REASON FOR EXAM: pneumothorax.\n\nRECOMMENDATION: CT.\n\nOr MRI.", ("", "none")),
+    ("HISTORY: Fall.\n\nRule out fracture.\n\nIMPRESSION: Normal chest.", ("Normal chest.", "impression")),
+    ("HISTORY: Fall.\n\nRule out fracture.\n\nRESULT OF SCAN: Normal chest.", ("Normal chest.", "whole")),
+    ("FINDINGS: Clear.", ("Clear.", "findings")),
+    ("FINDINGS: Clear. IMPRESSION: Normal.", ("Normal.\n\nClear.", "findings and impression")),
+    ("Clear lungs.", ("Clear lungs.", "whole")),
+    ("LUNGS: clear.\nHEART: normal.", ("LUNGS: clear.\nHEART: normal.", "whole")),
+    ("", ("", "none")),
+])
+def test_how_a_text_is_found(report, expected):
+    assert locate(report) == expected
 
 
 def test_sentences():

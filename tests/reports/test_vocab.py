@@ -12,13 +12,16 @@ def test_names_and_order_are_the_published_ones():
     assert [vocab.entity_index(name) for name in facts["chestxray14_query_names"]] == facts["chestxray14_to_query"]
 
 
-def test_every_alias_names_an_entity_and_only_one():
-    owner = {}
-    for table in (aliases.ALIASES, aliases.PADCHEST, aliases.QUALIFIERS):
+def test_every_alias_names_an_entity_by_one_relation():
+    relation = {}
+    for table in (aliases.SAME, aliases.NARROWER, aliases.BROADER, aliases.RELATED, aliases.QUALIFIERS):
         for entity, names in table.items():
-            assert entity in vocab.ENTITIES
+            assert entity in vocab.ENTITIES and len(set(names)) == len(names)
             for name in names if table is not aliases.QUALIFIERS else ():
-                assert owner.setdefault(vocab._key(name), entity) == entity, name
+                assert relation.setdefault(vocab._key(name), table) is table, name  # one relation, to one entity or several
+                assert name not in (*aliases.NO_ENTITY, *aliases.INCOMPLETE)
+    for table in (aliases.SAME, aliases.BROADER):
+        assert vocab.TAIL not in table and vocab.EXCLUDED not in table  # the catch-all is never absent
 
 
 @pytest.mark.parametrize("label, entity", [

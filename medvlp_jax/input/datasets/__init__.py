@@ -4,14 +4,15 @@ data/README.md says for each where to get it, what is expected below the root, a
 """
 from pathlib import Path
 
-from medvlp_jax.input.datasets import labels, mimic, places
+from medvlp_jax.input.datasets import chexpert_plus, covidx, labels, mimic, openi, places
 from medvlp_jax.input.rows import Rows
 
 # name -> root -> rows (dicts with keys of rows.COLUMNS); all splits
 READERS = {
-    "chestxray14": labels.chestxray14, "chexpert": labels.chexpert, "chexpert5x200": labels.chexpert5x200,
-    "covidx": labels.covidx, "edema_severity": labels.edema_severity, "openi": labels.openi, "padchest": labels.padchest,
-    "rsna": places.rsna, "siim": places.siim, "covid_rural": places.covid_rural, "object_cxr": places.object_cxr,
+    "chestxray14": labels.chestxray14, "google_nih": labels.google_nih, "chexpert": labels.chexpert,
+    "chexpert_plus": chexpert_plus.chexpert_plus, "chexpert5x200": labels.chexpert5x200, "covidx": covidx.covidx,
+    "edema_severity": labels.edema_severity, "openi": openi.openi, "padchest": labels.padchest, "rsna": places.rsna,
+    "siim": places.siim, "covid_rural": places.covid_rural, "object_cxr": places.object_cxr,
     "chestxdet10": places.chestxdet10, "ms_cxr": places.ms_cxr, "vindr": places.vindr, "mimic_cxr": mimic.mimic_cxr,
 }  # fmt: skip
 

@@ -52,15 +52,29 @@ def _images(root: Path):
         for row in table(find(root, "mimic-cxr-2.*-metadata.csv*"), "dicom_id", "subject_id", "study_id", "ViewPosition"):
             subject, study = row["subject_id"], row["study_id"]
             path = f"files/p{subject[:2]}/p{subject}/s{study}/{row['dicom_id']}.jpg"
-            yield subject, study, path, row["ViewPosition"]
+            yield subject, study, path, _view(row)
         return
-    views = {}
-    if any(root.glob("mimic-cxr-2.*-metadata.csv*")):
-        views = {row["dicom_id"]: row["ViewPosition"]
-                 for row in table(find(root, "mimic-cxr-2.*-metadata.csv*"), "dicom_id", "ViewPosition")}  # fmt: skip
+    known = views(root)
     lists = find(root, "cxr-record-list.csv*", "mimic-cxr-2.*-metadata.csv*")
     for row in table(lists, "subject_id", "study_id", "dicom_id", "path"):
-        yield row["subject_id"], row["study_id"], row["path"], views.get(row["dicom_id"], "")
+        yield row["subject_id"], row["study_id"], row["path"], known.get(row["dicom_id"], "")
+
+
+def views(root: Path) -> dict[str, str]:
+    """{dicom_id: view} of the metadata of the JPG release; {} where it is not there."""
+    if not any(root.glob("mimic-cxr-2.*-metadata.csv*")):
+        return {}
+    rows = table(find(root, "mimic-cxr-2.*-metadata.csv*"), "dicom_id", "ViewPosition")
+    return {row["dicom_id"]: _view(row) for row in rows}
+
+
+def _view(row: dict) -> str:
+    """View of a row of the metadata; some 16,000 have no ViewPosition, most of these no other field that tells it.
+
+    An examination called "CHEST (PORTABLE AP)" is of one frontal view, as the filter published with MIMIC-CXR's code takes it.
+    """
+    view = row["ViewPosition"] or row.get("ViewCodeSequence_CodeMeaning", "")
+    return view or ("AP" if "PORTABLE" in row.get("PerformedProcedureStepDescription", "").upper() else "")
 
 
 def _splits(root: Path) -> dict[str, str]:
@@ -146,5 +160,6 @@ def _labels(root: Path, kind: str) -> dict[str, dict]:
                 if v not in (1, 0, -1):
                     raise ValueError(f"{file.name}: {name} is {value!r}; expected 1, 0, -1 or blank")
                 columns[{1: "labels", 0: "absent", -1: "uncertain"}[int(v)]].append(name)
-        out[row["study_id"]] = {k: ";".join(v) for k, v in columns.items()}
+        who = "radiologist" if kind == "radiologist" else "automatic"
+        out[row["study_id"]] = {**{k: ";".join(v) for k, v in columns.items()}, "labeller": who}
     return out
