@@ -145,11 +145,13 @@ def test_options_that_cannot_be_meant():
             pipeline.train_iterator(source, None, pipeline.Options(**fields), batch_size=1, seed=0)
 
 
-def test_a_finding_that_any_of_its_labels_tells_as_present_is_present():
-    for labels in ({"effusion": 0, "Effusion": 1}, {"effusion": 1, "Effusion": 0}):
-        assert targets.label(labels, "effusion") == 1
-    assert targets.label({"effusion": 0, "Effusion": -1}, "effusion") == 0
-    assert targets.label({"effusion": -1, "Effusion": 2}, "effusion") == -1
+def test_of_labels_that_contradict_each_other_presence_counts_unless_the_own_name_is_there():
+    labels = {"Effusion": 0, "Pleural Effusion": 1}
+    for order in (list(labels), list(labels)[::-1]):
+        assert targets.label({k: labels[k] for k in order}, "effusion") == 1
+    for own in (0, 1):
+        assert targets.label({"effusion": own, "Effusion": 1 - own}, "effusion") == own
+    assert targets.label({"Effusion": -1}, "effusion") == -1
 
 
 def test_of_too_many_boxes_the_largest_are_kept():

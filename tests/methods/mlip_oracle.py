@@ -101,20 +101,25 @@ def entity_embeddings(p, table):
 # ---- global contrast ----
 
 
-def info_nce(a, b, temperature, rows, negative: Callable[[int, int], bool]) -> float:
-    """Both directions, averaged, over the rows that count; negative(i, j): whether row j is a negative of row i."""
+def info_nce(a, b, temperature, rows, same: Callable[[int, int], bool], equal: str) -> float:
+    """Both directions, averaged, over the rows that count.
+
+    same(i, j): whether two rows have the same report. Our reading (`objective.equal_reports`): such rows are to each other
+    "negatives"; "masked", neither positive nor negative; or "positives", of which the loss is averaged.
+    """
     values = []
     for i in rows:
-        others = [j for j in rows if j == i or negative(i, j)]
-        where = others.index(i)
-        values.append(cross_entropy(np.array([a[i] @ b[j] for j in others]) / temperature, where))
-        values.append(cross_entropy(np.array([b[i] @ a[j] for j in others]) / temperature, where))
+        others = [j for j in rows if j == i or not (equal == "masked" and same(i, j))]
+        right = [k for k, j in enumerate(others) if j == i or (equal == "positives" and same(i, j))]
+        for x, y in ((a, b), (b, a)):
+            logits = np.array([x[i] @ y[j] for j in others]) / temperature
+            values.append(mean([cross_entropy(logits, k) for k in right]))
     return mean(values)
 
 
 def temperature_of(p, o) -> float:
-    """Of the global contrast: fixed, or learned as its logarithm, at least 0.01 (our reading, as in CLIP)."""
-    return max(np.exp(p["learned_temperature"]["log_temperature"]), 0.01) if o["learn_temperature"] else o["temperature"]
+    """Of the global contrast: fixed, or learned as its logarithm (our reading)."""
+    return np.exp(p["learned_temperature"]["log_temperature"]) if o["learn_temperature"] else o["temperature"]
 
 
 def divergence(z, noise, p, sigma0):
@@ -236,7 +241,8 @@ def sinkhorn(scores, epsilon, iterations):
 def category(v, t, knowledge, prototypes, o, rows, fixed: dict) -> float:
     """Swapped prediction v <-> t; `knowledge` (row -> unit vector, of rows with entities) gives codes that supervise both.
 
-    Our reading: the two halves, swapped prediction and guidance, are each a mean over their two cross-entropies, and are added.
+    Our reading: the two halves, swapped prediction and guidance, are each a mean over their two cross-entropies, and are added,
+    guidance with a weight of its own.
     """
     c = unit(prototypes)
     rows = list(rows)
@@ -258,7 +264,8 @@ def category(v, t, knowledge, prototypes, o, rows, fixed: dict) -> float:
     known = [i for i in rows if i in knowledge]
     if known:
         of_knowledge = codes("knowledge", [knowledge[i] for i in known])
-        total += mean([soft(of_knowledge[n], t[i]) / 2 + soft(of_knowledge[n], v[i]) / 2 for n, i in enumerate(known)])
+        guided = [soft(of_knowledge[n], t[i]) / 2 + soft(of_knowledge[n], v[i]) / 2 for n, i in enumerate(known)]
+        total += o["guidance_weight"] * mean(guided)
     return total
 
 
@@ -372,21 +379,22 @@ def embed(p, table, trunks: Trunks, batch, images, reports, running=None) -> Emb
     )  # fmt: skip
 
 
-def terms(p, table, trunks: Trunks, batch, draws: Draws, o, heads: int, codes: dict | None = None) -> dict[str, float]:
+def terms(p, table, trunks: Trunks, batch, draws: Draws, o, model, codes: dict | None = None) -> dict[str, float]:
     """The seven terms of one training step, unweighted.
 
     Every row has an image; only those with has_report have a text. A training batch is never padded: a padded row, as
     evaluation has them, is a black image without labels and report, and counts as such (our reading).
 
     Args:
-      p: parameters as nested dicts of numpy; o: `config.objective`; heads: of the fusion module.
+      p: parameters as nested dicts of numpy; o: `config.objective`; model: `config.model`, of which the heads of
+        the fusion module and the length of the divergence encoders' noise are used.
       codes: filled with the codes of the category term, or, if they are there, read instead of computed: they have no
         gradient.
     """
     reports = batch["has_report"] > 0
     images, pairs = np.ones_like(reports), [int(i) for i in np.flatnonzero(reports)]
     e = embed(p, table, trunks, batch, images, reports)
-    sigma0 = 0.3 / np.sqrt(e.v.shape[1])
+    sigma0, heads = model["divergence_noise"] / np.sqrt(e.v.shape[1]), model["fusion_heads"]
     present = [[k for k in range(len(e.entities)) if batch["labels"][b, k] == 1] for b in range(len(images))]
     out = {}
 
@@ -397,8 +405,9 @@ def terms(p, table, trunks: Trunks, batch, draws: Draws, o, heads: int, codes: d
         views += [(v2, e.t), (e.v, t2), (v2, t2)]
         # Our reading: the mean of both encoders' KL terms.
         out["kl"] = (kl(mu_v, log_v, sigma0, range(len(images))) + kl(mu_t, log_t, sigma0, pairs)) / 2
-    everyone = lambda i, j: True  # noqa: E731
-    out["global_contrast"] = mean([info_nce(a, b, temperature_of(p, o), pairs, everyone) for a, b in views])
+    temperature, ids = temperature_of(p, o), batch["input_ids"]
+    same = lambda i, j: list(ids[i]) == list(ids[j])  # noqa: E731
+    out["global_contrast"] = mean([info_nce(a, b, temperature, pairs, same, o["equal_reports"]) for a, b in views])
 
     words = e.words
     if o["knowledge_gate"]:
@@ -412,8 +421,7 @@ def terms(p, table, trunks: Trunks, batch, draws: Draws, o, heads: int, codes: d
     knowledge = {b: unit(sum(e.entities[k] for k in present[b])) for b in pairs if present[b]} if o["category_guidance"] else {}
     out["category"] = category(e.v, e.t, knowledge, p["category"]["prototypes"], o, pairs, {} if codes is None else codes)
 
-    # Our reading: hard negatives are drawn with the configured temperature, learned or not.
-    others = hard_negatives(e.v, e.t, batch["input_ids"], o["temperature"], o["matching_group"], pairs, draws)
+    others = hard_negatives(e.v, e.t, ids, temperature, o["matching_group"], pairs, draws)
     out["matching"] = matching(trunks, batch["attention_mask"], p, heads, pairs, *others)
     out["swapping"] = swapping(trunks, batch["swapped_mask"], batch["swapped_labels"], p, heads, pairs)
     return out
