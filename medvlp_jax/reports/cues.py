@@ -37,7 +37,7 @@ CUES = {
                   "noted|demonstrated|there"],
     "gone_post:removal": ["removal"],
     # ... of devices.
-    "gone_post:out": ["is|are|was|were|been|come out|withdrawn"],
+    "gone_post:out": ["is|are|was|were|been|come out"],
     "gone": ["complete|interval? resolution of|:", "complete|interval? clearing of|:",
              "complete|interval? disappearance of", "interval? removal of", "cleared of",
              "no longer have|has|show|contain"],
@@ -106,21 +106,23 @@ CUES = {
     "link": ["consistent|compatible with", "represent", "representing", "reflect", "reflecting", "in keeping with",
              "due|secondary|related|relate to", "indicative of", "indicate", "indicating", "characteristic of", "c / w", "d / t"],
     # A change: denied, it leaves what changes ("no convincing decrease in the effusion").
-    "change": ["change|alteration|difference|variation|regression|growth|reaction in|from",
-               "increase|decrease|diminution|reduction|regression|growth|improvement|worsening|progression|shrinkage|"
-               "lessening|advancement|abatement|enlargement in|of|from", "increase|decrease|change|reduction in size|extent"],
-    # Begins what the next verb or colon tells ("the differential for the opacity would include").
+    "change": ["increase|decrease|diminution|reduction|regression|growth|improvement|worsening|progression|shrinkage|"
+               "lessening|advancement|abatement"],
+    "change:in": ["change|alteration|difference|variation"],
     "changed": ["grown|moved|migrated|changed|worsened|progressed|diminished|shrunk"],
+    # Begins what the next verb or colon tells ("the differential for the opacity would include").
     "differential": ["differential diagnosis|diagnostic? consideration? for|of"],
     # What is looked for may be absent or present: nothing is said.
     "sought": ["to look|search|screen|survey for"],
+    "nothing:change": ["no|without interval|significant|substantial|appreciable|definite|further|complete? resolution|"
+                       "clearing|disappearance|removal of",
+                       "no|without significant|interval|appreciable|substantial|relevant|new? interval? change|increase|"
+                       "decrease|difference|improvement|progression|worsening in|of|from?"],
     # Contains a cue but is none.
     "nothing": ["none suspicious|concerning|worrisome|new|enlarging|larger", "of uncertain|unclear|indeterminate|unknown "
                 "etiology|significance|chronicity|age|cause", "pulled back", "pulled out of position", "is|are|was|were|been out of",
-                "no|without interval|significant|substantial|appreciable|definite|further|complete? resolution|clearing|"
-                "disappearance|removal of", "not gone|vanished|disappeared|removed", "not gone away",
-                "no|without significant|interval|appreciable|substantial|relevant|new? interval? change|increase|"
-                "decrease|difference|improvement|progression|worsening in|of|from?", "not only|as",
+                "not gone|vanished|disappeared|removed", "not gone away",
+                "not only|as",
                 "not significantly? changed|different|increased|decreased|improved|progressed|worse",
                 "not seen|present on|in the? prior|previous|comparison|initial|earlier|old|first|admission|outside|field",
                 "not seen|present previously|before", "may|might|could account for", "may|might|could explain",
@@ -141,7 +143,8 @@ CUES = {
              "exaggerate|limit"],
     # These close a list as well ("no effusion, edema, mass is seen").
     "verb:closing": ["seen|noted|identified|present|demonstrated|visualized|evident"],
-    "prep": ["in|at|of|within|along|involving|throughout|near|to|into|on|affecting|beneath|under|below|above|toward|"
+    "prep:of": ["of"],
+    "prep": ["in|at|within|along|involving|throughout|near|to|into|on|affecting|beneath|under|below|above|toward|"
              "through|around|for|from|by", "adjacent to"],
     # A projection: "nodule overlying the left 5th rib" is not in the rib.
     "over": ["over|overlying|overlie|superimposed|between|behind|overlapping|across|beyond",

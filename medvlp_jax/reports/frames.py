@@ -7,13 +7,14 @@ edema"). A differential for a finding leaves that finding ("the differential for
 from medvlp_jax.reports.clauses import is_normal
 from medvlp_jax.reports.matcher import Item
 
+_DONE = frozenset({"change", "changed", "differential"})
 _DENIAL = ("neg", "neg_next")
 
 
 def read(clause: list[Item]) -> None:
-    """Changes the kinds of the items that mean something else together than alone."""
+    """Changes the kinds of the items that mean something else together than alone, and drops what is needed no more."""
     for k, item in enumerate(clause):
-        if item.kind in ("change", "gone") or _is_growth(clause, k):
+        if item.kind == "gone" or (item.kind == "change" and _of_something(clause, k)) or _is_growth(clause, k):
             _denied_change(clause, k)
         elif item.kind == "pronoun" and k and item.first - clause[k - 1].last <= 2:
             if clause[k - 1].kind in _DENIAL:
@@ -22,6 +23,14 @@ def read(clause: list[Item]) -> None:
                 _possible_statement(clause, k)
         elif item.kind == "differential":
             _differential(clause, k)
+    clause[:] = [item for item in clause if item.kind not in _DONE]
+
+
+def _of_something(clause: list[Item], k: int) -> bool:
+    """Whether "in", "of", "from" follow the word at k. "No changes of failure" are no change of something."""
+    following = next((item for item in clause[k + 1:k + 3] if item.kind == "prep"), None)
+    return (following is not None and following.first == clause[k].last + 1
+            and not (clause[k].value == "in" and following.value == "of"))
 
 
 def _is_growth(clause: list[Item], k: int) -> bool:
@@ -44,6 +53,7 @@ def _denied_change(clause: list[Item], k: int) -> None:
     if j < 0 or clause[j].kind not in _DENIAL:
         return
     clause[j].kind = clause[k].kind = "nothing"
+    clause[k].value = "change"
     for item, following in zip(clause[k + 1:], clause[k + 2:], strict=False):
         if item.kind == "neg" and following.kind == "prep" and following.first == item.last + 1:
             item.kind = "or"
@@ -76,7 +86,7 @@ def _possible_statement(clause: list[Item], k: int) -> None:
         elif item.kind == "link" and finding:
             clause[k - 1].kind, item.kind = "nothing", "unc_clause"
             return
-        elif item.kind not in ("affirm", "side", "place", "prep", "rest", "pronoun"):
+        elif item.kind not in ("affirm", "side", "place", "prep", "rest", "pronoun", "verb"):
             return
 
 

@@ -143,6 +143,8 @@ def _breaks(clause: list[Item], k: int) -> bool:
             not _bare(_heads(clause, k)) or not _bare_item_follows(clause, k))
     if mark == "colon" and (cue := next((i for i in reversed(clause[:k]) if i.kind in ("neg", "finding")), before)).kind == "neg":
         return clause[k].first != cue.last + 1  # "no addition to the above: cardiomegaly", not "negative for: edema"
+    if mark == "colon" and before.kind in ("gone", "gone_post"):
+        return False  # "resolved: left effusion"
     if mark == "open" and any(item.kind == "link" or item.value == "only" for item in clause[k + 1:]):
         return True  # "no pneumonia (the opacity is due to atelectasis)"
     return _turns(clause, k)
@@ -194,7 +196,7 @@ def assign(clause: list[Item]) -> None:
                                          or (kind == "unc" and _predicate_cue(clause, k))):
             if state == 1 or kind == "unsure" or item.value == "open" or (state == 0 and _runs_on(clause, k)):
                 state, scope = 2, "clause" if kind == "unc_clause" else "list"
-        elif kind in ("stop", "restart", "otherwise", "with"):
+        elif kind in ("stop", "restart", "otherwise", "with") or (kind == "nothing" and item.value == "change"):
             state, scope = (1, "") if kind != "with" or scope == "list" else (state, scope)
         elif kind == "open":
             outside = state, scope, gone
