@@ -44,6 +44,18 @@ def test_adamw_decays_matrices_only():
     np.testing.assert_allclose(free["category"]["prototypes"], adamw(1, 0.1, 3), rtol=1e-5)
 
 
+def test_decay_spares_what_the_rule_names():
+    """Without any gradient only decay moves a parameter. Prototypes are of norm 1, as they are kept."""
+    decayed = ("block/kernel", "word/embedding", "gate/kernel")
+    spared = ("position_embedding", "class_position_embedding", "class_token", "block/bias", "norm/scale", "logit_scale",
+              "category/prototypes", "log_temperature", "logit_bias", "temperature")  # fmt: skip
+    params = {name: jnp.full((2, 4), 0.5) for name in decayed + spared}
+    tx = optim.make(params, lambda step: 0.1, weight_decay=0.1)
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    moved = {name for name, u in updates.items() if float(jnp.abs(u).max()) > 1e-6}
+    assert moved == set(decayed)
+
+
 def test_frozen_parameters_stay_and_hold_no_moments():
     params, state = run(2, freeze=["^trunk/"], weight_decay=0.1)
     np.testing.assert_array_equal(params["trunk"]["kernel"], 1)

@@ -143,3 +143,21 @@ def test_options_that_cannot_be_meant():
     ]:
         with pytest.raises(ValueError, match=message):
             pipeline.train_iterator(source, None, pipeline.Options(**fields), batch_size=1, seed=0)
+
+
+def test_a_finding_that_any_of_its_labels_tells_as_present_is_present():
+    for labels in ({"effusion": 0, "Effusion": 1}, {"effusion": 1, "Effusion": 0}):
+        assert targets.label(labels, "effusion") == 1
+    assert targets.label({"effusion": 0, "Effusion": -1}, "effusion") == 0
+    assert targets.label({"effusion": -1, "Effusion": 2}, "effusion") == -1
+
+
+def test_of_too_many_boxes_the_largest_are_kept():
+    """By area, largest first; a wide flat box is not larger than a square one. Boxes of other findings take no place."""
+    image = np.zeros((64, 64), np.uint8)
+    options = pipeline.Options(image_size=64, needs=("boxes",), targets=("nodule", "mass"), max_boxes=2)
+    boxes = [("nodule", 0, 0, 4, 4), ("mass", 0, 0, 30, 2), ("mass", 8, 8, 20, 20), ("heart", 0, 0, 60, 60),
+             ("nodule", 1, 2, 10, 12)]  # fmt: skip
+    _, geometry = transforms.train_view(np.random.default_rng(0), image, size=64, crop="none", frame=64, how="pad", hflip=0.0)
+    out = targets.arrays({"image": image, "boxes": boxes, "masks": {}, "finding_labels": {}}, geometry, options)
+    np.testing.assert_allclose(out["boxes"], [[1, 8, 8, 20, 20], [0, 1, 2, 10, 12]])
