@@ -55,6 +55,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "freeze": (),
             "freeze_until_epoch": (),
             "rates": (),  # (name pattern, factor of lr) pairs
+            "layer_decay": 1.0,  # learning rate of a block of a ViT or BERT over that of the next one (docs/scale.md); 1 = off
         }
     )
     # kind "medklip_published": the program's own schedule, whose warm-up goes by hundreds of steps

@@ -87,6 +87,7 @@ def get_config(variant: str = "", workload: str = "mlip") -> ConfigDict:
             "freeze": (),
             "freeze_until_epoch": (("prototypes$", 1.0),),  # MGCA: no prototype gradient in the first epoch
             "rates": (),  # (name pattern, factor of lr) pairs
+            "layer_decay": 1.0,  # learning rate of a block of a ViT or BERT over that of the next one (docs/scale.md); 1 = off
         }
     )
     c.schedule = ConfigDict(

@@ -202,7 +202,8 @@ def test_every_collective_is_accounted_for(name, layout):
     for c in hlo.collectives(hlo.parse(step.as_text()), 8):
         axes = c.axes(dict(mesh.shape))
         for shape in c.shapes:
-            kind = kind_of(shape, known)
+            # The keys of the 16 reports, two integers each, have the shape of the matching head.
+            kind = "report keys" if c.kind == "all-gather" and shape == (16, 2) else kind_of(shape, known)
             if kind == "?" and axes == "tensor" and c.kind == "all-reduce" and len(shape) in (2, 3):
                 kind = "sum over heads or hidden units"
             else:

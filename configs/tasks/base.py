@@ -57,6 +57,7 @@ def base(variant: str, workload: str, needs: str, task: str, metric: str, head: 
             "freeze": (),  # FREEZE_TRUNK: the trunk is a constant, its statistics included
             "freeze_until_epoch": (),
             "rates": (),
+            "layer_decay": 1.0,  # learning rate of a block of a ViT or BERT over that of the next one (docs/scale.md); 1 = off
         }
     )
     c.schedule = ConfigDict(

@@ -22,17 +22,23 @@ CUES = {
     "neg_post": ["not definitely|definitively|clearly|currently|readily|convincingly|___? seen|identified|present|visualized|"
                  "visualised|evident|demonstrated|appreciated|noted|detected|found|apparent|observed|visible|shown|"
                  "suspected|confirmed|reproduced|recognized|discernible", "ruled out", "is|are|was|were|been excluded", "none",
-                 "none seen|identified|present", "is|are absent",
+                 "none seen|identified|present", "is|are absent", "not appreciable", "is|was incorrect|erroneous", "is|was in error",
+                 "can|cannot|could not? be seen|identified|visualized|appreciated|detected|found|demonstrated",
                  "neither seen|identified|visualized|present|evident|noted nor"],
+    # What was taken for a finding is none ("the pneumothorax described is a skin fold").
+    "neg_post:mimic": ["is|are|was|were|represent|represented|representing|be a? skin fold",
+                       "is|are|was|were|represent|represented|representing|be a? nipple shadow"],
     # Absent, after a colon only ("Pneumothorax: negative").
     "denial": ["negative", "neg", "n"],
     # Gone since the last study: what came before ("has resolved"), what follows ("resolution of").
     "gone_post": ["resolved", "cleared", "disappeared", "removed", "extubated", "gone", "vanished", "resorbed", "reabsorbed",
                   "pulled", "taken out|down", "discontinued", "re expanded",
-                  "no longer clearly? seen|present|visualized|visualised|identified|evident|appreciated|apparent|visible|"
+                  "been? replaced by|with", "no longer be? clearly|definitely? seen|present|visualized|visualised|identified|evident|appreciated|apparent|visible|"
                   "noted|demonstrated|there"],
     "gone_post:removal": ["removal"],
-    "gone": ["complete|interval? resolution of", "complete|interval? clearing of",
+    # ... of devices.
+    "gone_post:out": ["is|are|was|were|been|come out"],
+    "gone": ["complete|interval? resolution of|:", "complete|interval? clearing of|:",
              "complete|interval? disappearance of", "interval? removal of", "cleared of",
              "no longer have|has|show|contain"],
     # Uncertain: the next finding and what is coordinated with it; what came before, if nothing follows.
@@ -44,13 +50,19 @@ CUES = {
             "whether|if there is|are|was|were|may|might", "cannot|not say|state|confirm that? there is|are no",
             "not sure|certain|confident that? there is|are no",
             "suspicious|suspicion|concern|concerning|worrisome|worry for|of|about", "more|most|less|very likely",
-            "cannot exclude|excluded", "can|ca not exclude|rule", "can|ca not rule out", "cannot rule out", "cannot r / o",
-            "can|ca not completely|entirely|definitively exclude", "cannot completely|entirely|definitively exclude",
-            "rule out", "r / o", "r o", "to exclude", "difficult to exclude", "not exclude", "should be considered", "hint of",
+            "rule out", "r / o", "r o", "to exclude", "should be considered", "hint of",
             "history|symptom|sign of",
             "correlate|correlation", "h / o", "hx of", "evaluate|evaluation|assess|assessment for",
             "believed|thought|felt|considered to represent|be", "low|high suspicion for|of", "borderline",
             "borderline for", "risk for|of"],
+    # ... after a negation too ("the absence of fever does not exclude pneumonia").
+    "unc:open": ["cannot|not completely|entirely|definitively|fully|reliably? exclude|excluded", "can|ca not rule",
+                 "cannot|not rule out", "cannot|not r / o", "unable|inability|not|insufficient able|sufficient? to exclude",
+                 "unable|inability to rule out", "difficult|hard|impossible to exclude", "not possible to exclude",
+                 "difficult|hard|impossible to rule out", "not possible to rule out",
+                 "it is|was|remain|would|may? be? difficult|hard|impossible to exclude",
+                 "it is|was|remain|would|may? be? difficult|hard|impossible to rule out",
+                 "it is|was|would|may? be? not be? possible to exclude", "it is|was|would|may? be? not be? possible to rule out"],
     # Uncertain: all that follows in the clause ("may represent atelectasis, aspiration or pneumonia").
     "unc_clause": ["may|might|could", "may|might|could|can represent|reflect|be|indicate|suggest|relate|have",
                    "suggest", "suggestive of", "suggesting", "suggestion of",
@@ -60,10 +72,15 @@ CUES = {
                    "raise|raising the? possibility|question|concern|suspicion of|for", "possibility of", "to suggest",
                    "unlikely to represent|be", "consider", "can be seen with|in"],
     # ... and what came before ("apparent cardiomegaly may be projectional").
-    "unc_clause:artifact": ["may|might|could be projectional|artifactual|positional|technical|spurious"],
+    "unc_clause:artifact": ["may|might|could be projectional|artifactual|positional|technical|spurious",
+                            "may|might|could be|represent|reflect a? skin fold",
+                            "more|most? likely|probably|possibly|presumably is|are|be|represent|reflect? a? skin fold",
+                            "thought|felt|believed|favored|suspected to be|represent|reflect a? skin fold"],
     "unc_post": ["cannot|not be? entirely|completely|definitively|definitely|fully|reliably|confidently? excluded",
                  "can not be entirely|completely|definitively|fully? excluded",
-                 "cannot be ruled out", "cannot be confirmed|assessed|evaluated|determined", "not ruled out",
+                 "cannot be ruled out", "is|are|be|remain difficult|hard|impossible to exclude",
+                 "is|are|be not possible to exclude", "is|are|be|remain difficult|hard|impossible to rule out",
+                 "is|are|be not possible to rule out", "cannot be confirmed|assessed|evaluated|determined", "not ruled out",
                  "difficult to assess|evaluate|confirm",
                  "not well|fully|optimally|adequately seen|visualized|visualised|evaluated|assessed|demonstrated|"
                  "delineated", "in|on the differential", "could|may|must|can be considered", "cannot be assured|ascertained",
@@ -87,14 +104,25 @@ CUES = {
     "restart": ["there is|are|was|were", "there has|have been"],
     # The findings on both sides are one thing: they share a place.
     "link": ["consistent|compatible with", "represent", "representing", "reflect", "reflecting", "in keeping with",
-             "due|secondary|related to", "indicative of", "indicate", "indicating", "characteristic of", "c / w", "d / t"],
+             "due|secondary|related|relate to", "indicative of", "indicate", "indicating", "characteristic of", "c / w", "d / t"],
+    # A change: denied, it leaves what changes ("no convincing decrease in the effusion").
+    "change": ["increase|decrease|diminution|reduction|regression|growth|improvement|worsening|progression|shrinkage|"
+               "lessening|advancement|abatement"],
+    "change:in": ["change|alteration|difference|variation"],
+    "changed": ["grown|moved|migrated|changed|worsened|progressed|diminished|shrunk"],
+    # Begins what the next verb or colon tells ("the differential for the opacity would include").
+    "differential": ["differential diagnosis|diagnostic? consideration? for|of"],
+    # What is looked for may be absent or present: nothing is said.
+    "sought": ["to look|search|screen|survey for"],
+    "nothing:change": ["no|without interval|significant|substantial|appreciable|definite|further|complete? resolution|"
+                       "clearing|disappearance|removal of",
+                       "no|without significant|interval|appreciable|substantial|relevant|new? interval? change|increase|"
+                       "decrease|difference|improvement|progression|worsening in|of|from?"],
     # Contains a cue but is none.
     "nothing": ["none suspicious|concerning|worrisome|new|enlarging|larger", "of uncertain|unclear|indeterminate|unknown "
-                "etiology|significance|chronicity|age|cause", "pulled back", "pulled out of position",
-                "no|without interval|significant|substantial|appreciable|definite|further|complete? resolution|clearing|"
-                "disappearance|removal of", "not gone|vanished|disappeared|removed", "not gone away",
-                "no|without significant|interval|appreciable|substantial|relevant|new? interval? change|increase|"
-                "decrease|difference|improvement|progression|worsening in|of|from?", "not only|as",
+                "etiology|significance|chronicity|age|cause", "pulled back", "pulled out of position", "is|are|was|were|been out of",
+                "not gone|vanished|disappeared|removed", "not gone away",
+                "not only|as",
                 "not significantly? changed|different|increased|decreased|improved|progressed|worse",
                 "not seen|present on|in the? prior|previous|comparison|initial|earlier|old|first|admission|outside|field",
                 "not seen|present previously|before", "may|might|could account for", "may|might|could explain",
@@ -115,7 +143,8 @@ CUES = {
              "exaggerate|limit"],
     # These close a list as well ("no effusion, edema, mass is seen").
     "verb:closing": ["seen|noted|identified|present|demonstrated|visualized|evident"],
-    "prep": ["in|at|of|within|along|involving|throughout|near|to|into|on|affecting|beneath|under|below|above|toward|"
+    "prep:of": ["of"],
+    "prep": ["in|at|within|along|involving|throughout|near|to|into|on|affecting|beneath|under|below|above|toward|"
              "through|around|for|from|by", "adjacent to"],
     # A projection: "nodule overlying the left 5th rib" is not in the rib.
     "over": ["over|overlying|overlie|superimposed|between|behind|overlapping|across|beyond",
@@ -125,8 +154,9 @@ CUES = {
                "extensive|severe|increased|increasing|worsening|multiple|trace|tiny|slight|slightly|marked|diffuse|"
                "also|improved|improving|status|some|overall|small|new|newly|mod|min|linear|streaky|"
                "bandlike|platelike|discoid|subsegmental|several|few|two|three|four|five|hazy|faint|dense|rounded|bulky|"
-               "decreased|decreasing|enlarging|smaller|larger|developing|dependent|layering|loculated|compressive|only|just",
+               "decreased|decreasing|enlarging|smaller|larger|developing|dependent|layering|loculated|compressive",
                "# mm|cm", "# x # mm|cm", "# by # mm|cm"],
+    "affirm:only": ["only|just"],
     "affirm:article": ["the|a|an"],
     # ... even where an "or" follows ("no edema, unchanged scarring or atelectasis").
     "affirm:still": ["unchanged|stable|previously|persistent|persisting|again|known|old|healed|still|his|her|this|these"],

@@ -140,7 +140,7 @@ ENTITIES = {
                         "reactive|small airway disease", "adenopathy", "lymphadenopathy", "enlarged lymph node",
                         "atherosclerosis", "~atherosclerotic", "atherosclerotic disease|change|plaque", "~lucent",
                         "hyperlucency", "~hyperlucent", "lucency", "cavity", "~cavitary", "cavitation", "cyst",
-                        "~cystic", "abscess", "flattening @diaphragm", "~flattened @diaphragm", "metastasis",
+                        "~cystic", "abscess", "flattening @diaphragm", "~flattened @diaphragm", "metastasis", "mets",
                         "~metastatic", "metastatic disease", "malignancy", "cancer", "carcinoma", "lymphoma",
                         "myeloma", "goiter", "arterial? hypertension", "pulmonary arterial? hypertension @vessels",
                         "kerley b? line @interstitium", "b|septal line @interstitium", "pericardial effusion @heart",

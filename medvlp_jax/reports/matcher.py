@@ -14,6 +14,8 @@ from medvlp_jax.reports.lemmas import plural_stem
 # A word (with "n't" apart), a level of the spine ("L1"), a number, a blank, a mark that means something. Hyphens and
 # quotes are no tokens: "left-sided" is two words.
 _TOKEN = re.compile(r"[A-Za-z](?=\d)\w+|[A-Za-z]+(?=n['’]t\b)|n['’]t\b|[A-Za-z]+|\d[\d.]*|_+|\+/-|[,;:/?&]")
+# A dash or a bracket between words. They are no words, so that "port - a - cath (new)" reads as without them.
+_MARK = re.compile(r"(?P<dash>--+|[–—]|(?<=\s)-(?=\s))|(?P<open>\()|(?P<close>\))")
 _BLANK = re.compile(r"x{3,}|_+")
 _TYPO_LENGTHS = range(7, 30)  # shorter words have too many neighbours, longer ones are no words
 # Words of their own that are one letter from one of the vocabulary.
@@ -164,7 +166,8 @@ def canonical(word: str) -> str:
 
 def items(text: str, start: int = 0, end: int | None = None) -> list[Item]:
     """The phrases of text[start:end] in order; words outside the vocabulary leave gaps in the token numbers."""
-    found = list(_TOKEN.finditer(text, start, len(text) if end is None else end))
+    end = len(text) if end is None else end
+    found = list(_TOKEN.finditer(text, start, end))
     words = [canonical(m.group().lower()) for m in found]
     out, i, n = [], 0, len(found)
     while i < n:
@@ -181,4 +184,17 @@ def items(text: str, start: int = 0, end: int | None = None) -> list[Item]:
             for kind, value in values:
                 out.append(Item(kind, value, i, last, begin, stop))
         i = last + 1
-    return out
+    return _with_marks(out, text, start, end) if out and _MARK.search(text, start, end) else out
+
+
+def _with_marks(found: list[Item], text: str, start: int, end: int) -> list[Item]:
+    """Puts the dashes and brackets that stand between phrases into the list; those within a phrase mean nothing."""
+    out, marks = [], [Item(m.lastgroup, None, -1, -1, m.start(), m.end()) for m in _MARK.finditer(text, start, end)]
+    marks.reverse()
+    for item in found:
+        while marks and marks[-1].start < item.start:
+            out.append(marks.pop())
+        while marks and marks[-1].start < item.end:
+            marks.pop()
+        out.append(item)
+    return out + marks[::-1]

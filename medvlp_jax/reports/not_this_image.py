@@ -19,9 +19,15 @@ _NOW = re.compile(
     r"worsened|worsening|progressed|continues?|compared|comparison is|than|since|removed|gone|appears?|represents?|may|could|"
     r"resolution|clearing|removal|disappearance)\b")
 
+# "There was an effusion yesterday": only where another clause tells what became of it.
+_ONCE = re.compile(r"(?i)\b(?:was|were|had been) (?:\w{1,20} ){0,3}(?:yesterday|previously|before|"
+                   r"last (?:week|night|month|year))\W{0,9}\Z")
+
 _ASKED = re.compile(
     r"(?i)\s{0,9}(?:clinical |patient )?(?:history|indications?|reason(?: for (?:the )?(?:exam(?:ination)?|study))?|"
     r"clinical information)\s{0,9}:|"
+    # "Should symptoms persist, CT could be obtained ..."
+    r"\s{0,9}(?:should (?!be\b)[^,;:]{1,90}|were [^,;:]{1,60}\bto\b[^,;:]{1,60}),|"
     r"\s{0,9}(?:\d{1,3}|_{2,3}|x{4})[- ](?:year|yr|month|week|day)s?[- ]old\b.{0,60}\b(?:history|hx) of\b")
 
 
@@ -30,12 +36,14 @@ def may_be_earlier(sentence: str) -> bool:
     return _MAYBE.search(sentence) is not None
 
 
-def of_earlier_image(clause: str) -> bool:
+def of_earlier_image(clause: str, last: bool = True) -> bool:
     """Whether a clause tells only what an earlier image showed ("There was a pneumothorax on the prior study").
 
     A clause that also speaks of now ("the effusion seen on the prior study has resolved") does not count.
+    last: no other clause follows that tells what became of it.
     """
-    return _THEN.search(clause) is not None and _NOW.search(clause) is None
+    then = _THEN.search(clause) or (None if last else _ONCE.search(clause))
+    return then is not None and _NOW.search(clause) is None
 
 
 def is_asked(sentence: str) -> bool:

@@ -37,6 +37,7 @@ IMPLIED = {
     "lung": (("clear", "normal", "unremarkable"), dict.fromkeys(("opacity", "consolidation", "infiltrate"), "lung")),
 }
 _ASIDE = frozenset({"stable", "excluded_obs"})
+_READ = frozenset({"affirm", "pronoun", "dash", "open", "close"})  # needed no more once `scopes` is done
 _HEART = frozenset({"heart", "cardiomediastinum"})
 _WORDS_OF_NEED = frozenset({"place", "absent"})
 _CACHED_SENTENCES = 1 << 16  # report sentences repeat: half of a corpus is a few thousand of them
@@ -56,6 +57,7 @@ def _wanted(item: matcher.Item, groups: set) -> bool:
 def _drop_idle(clause: list[matcher.Item]) -> list[matcher.Item]:
     """Without the words that cannot mean a finding here, so that they do not split phrases: those whose condition no
     place of the clause meets, and normal words inside the phrase of a finding ("no clear consolidation")."""
+    clause = clause[:next((k for k, item in enumerate(clause) if item.kind == "sought"), len(clause))]
     named = {group for item in clause if item.kind == "place" for group in item.value}
     return [item for k, item in enumerate(clause)
             if item.kind != "finding" or not ((item.value.needs - _WORDS_OF_NEED and not item.value.needs & named)
@@ -93,7 +95,7 @@ def _clause_mentions(clause: list[matcher.Item], before: list[tuple]) -> list[tu
     """
     clause = _drop_idle(clause)
     scopes.assign(clause)
-    clause = places.merge([item for item in clause if item.kind not in ("affirm", "pronoun")])
+    clause = places.merge([item for item in clause if item.kind not in _READ])
     attach.attach(clause)
     if before and clause and clause[0].kind == "stop":
         for item in clause:
@@ -107,6 +109,18 @@ def _clause_mentions(clause: list[matcher.Item], before: list[tuple]) -> list[tu
             if _wanted(item, {group for place in settled for group in place.groups} if item.places else set()):
                 out.append((item, settled, rest))
     return out
+
+
+def _since(clause: list[matcher.Item], before: list[tuple]) -> list[tuple]:
+    """The finding of an earlier image that a clause without a finding calls gone ("..., but it is no longer seen")."""
+    kinds = {item.kind for item in clause}
+    nouns = {item.value.entity: (item, settled) for item, settled, _ in before
+             if item.exists and not (item.value.adjective or clauses.is_normal(item))}
+    if "finding" in kinds or "side" in kinds or len(nouns) != 1 or not kinds & {"neg_post", "gone_post"}:
+        return []
+    ((item, settled),) = nouns.values()
+    item.exists = 0
+    return [(item, settled, True)]
 
 
 _ELLIPTICAL = frozenset({"affirm", "pronoun", "neg_next", "gone_post"})
@@ -147,14 +161,16 @@ def _sentence(text: str, implied: bool) -> tuple[Mention, ...]:
     if not parts or not_this_image.is_asked(text):
         return ()
     found: list[tuple] = []
+    once: list[tuple] = []
     earlier = not_this_image.may_be_earlier(text)
     begins = [0, *(clause[0].start for clause in parts[1:]), len(text)]
     for clause, (begin, end) in zip(parts, itertools.pairwise(begins), strict=True):
         before, found = found, _clause_mentions(clause, found)
-        if earlier and not_this_image.of_earlier_image(text[begin:end]):
-            found = []
+        told, once = _since(clause, once) if once else [], []
+        if earlier and not_this_image.of_earlier_image(text[begin:end], last=end == len(text)):
+            once, found = found, []
             continue
-        for item, settled, rest in found or _elliptical(clause, before):
+        for item, settled, rest in found or told or _elliptical(clause, before):
             entity, exists = item.value.entity, item.exists
             groups = [(group, place.sides) for place in settled for group in place.groups]
             for group, sides in groups:

@@ -6,9 +6,9 @@ effusion, mild edema" does. After a comma these begin a statement of their own: 
 something that is there, a zone of the lungs, an uncertainty, a thing that is never listed as absent (low volumes, a
 device), or a finding with a verb of its own; but not where an "or" of the same list follows.
 """
-from medvlp_jax.reports import vocab
+from medvlp_jax.reports import frames, vocab
 from medvlp_jax.reports.anatomy import LUNG_ZONES
-from medvlp_jax.reports.clauses import is_normal
+from medvlp_jax.reports.clauses import is_normal, is_predicate
 from medvlp_jax.reports.matcher import Item
 
 # Things everyone has: "the markings are normal" denies what their mention alone would state.
@@ -18,6 +18,8 @@ _NEVER_LISTED = frozenset({"low", "degenerative", "tortuous", "borderline", "hyp
 # What lasts: said alone after a comma ("no infiltrate, emphysema") it is there, in a longer list it is not.
 _LASTING = frozenset({"cardiomegaly", "emphysema", "calcification", "scar", "hernia", "deformity", "elevation", "disease"})
 _ZONES = LUNG_ZONES - {"hilum", "both hila", "lung"}
+# What a skin fold makes on the image all the same.
+_SHADOWS = frozenset({"opacity", "density", "finding", "abnormality"})
 _UNCERTAIN = ("unc", "unc_clause", "unsure", "if_any")
 
 
@@ -117,9 +119,35 @@ def _turns(clause: list[Item], k: int, gone: bool = False) -> bool:
         return False  # "in the right and left lung"
     located = any((item.kind == "place" and not _ZONES.isdisjoint(item.value))
                   or (item.kind == "finding" and item.value.entity in _NEVER_LISTED) for item in heads)
-    begins = (not kinds.isdisjoint({"affirm", "side", *_UNCERTAIN}) or (located and not gone) or _own_predicate(clause, k)
+    described = clause[k].kind == "comma" and _described_place(clause, k)
+    begins = (described or not kinds.isdisjoint({"affirm", "side", *_UNCERTAIN}) or (located and not gone) or _own_predicate(clause, k)
               or (clause[k].kind == "comma" and _lasting(clause, k)))
     return begins and not _list_goes_on(clause, k)
+
+
+def _described_place(clause: list[Item], k: int) -> bool:
+    """Whether an adjective and its anatomy, the only other item, follow the comma ("no free air, distended stomach")."""
+    tail = clause[k + 1:k + 4]
+    return (_first_comma(clause, k) and len(tail) > 1 and tail[0].kind == "finding" and tail[0].value.adjective
+            and not is_normal(tail[0]) and "place" in (kinds := [item.kind for item in tail])
+            and set(kinds[1:kinds.index("place")]) <= {"side"} and not _bare_item_follows(clause, k))
+
+
+def _breaks(clause: list[Item], k: int) -> bool:
+    """Whether the dash, colon or bracket at k ends a negated list."""
+    if k + 1 >= len(clause) or not k:
+        return False
+    mark, before = clause[k].kind, clause[k - 1]
+    if mark == "dash":
+        return clause[k + 1].kind not in ("or", "and", "neg_post", "gone_post") and not _list_goes_on(clause, k) and (
+            not _bare(_heads(clause, k)) or not _bare_item_follows(clause, k))
+    if mark == "colon" and (cue := next((i for i in reversed(clause[:k]) if i.kind in ("neg", "finding")), before)).kind == "neg":
+        return clause[k].first != cue.last + 1  # "no addition to the above: cardiomegaly", not "negative for: edema"
+    if mark == "colon" and before.kind in ("gone", "gone_post"):
+        return False  # "resolved: left effusion"
+    if mark == "open" and any(item.kind == "link" or item.value == "only" for item in clause[k + 1:]):
+        return True  # "no pneumonia (the opacity is due to atelectasis)"
+    return _turns(clause, k)
 
 
 def _runs_on(clause: list[Item], k: int) -> bool:
@@ -136,13 +164,15 @@ def _runs_on(clause: list[Item], k: int) -> bool:
 
 def _fronted(clause: list[Item], k: int) -> bool:
     """Whether the cue at k comes before what it denies ("no longer seen is the pneumothorax", "resolved edema")."""
-    return (k + 1 < len(clause) and clause[k + 1].kind in ("verb", "side", "place", "finding", "affirm")
+    return (k + 1 < len(clause) and clause[k + 1].kind in ("verb", "side", "place", "finding", "affirm", "colon")
             and not any(item.kind == "finding" for item in clause[:k]))
 
 
 def assign(clause: list[Item]) -> None:
     """Sets `exists` of every finding of a clause."""
+    frames.read(clause)
     state, scope, gone = 1, "", False  # scope: how far the state reaches, "clause", "list" or "next"
+    outside = (1, "", False)  # the same before a bracket
     for k, item in enumerate(clause):
         kind = item.kind
         if kind == "finding":
@@ -164,10 +194,18 @@ def assign(clause: list[Item]) -> None:
             state, scope = 0, "next"
         elif kind in _UNCERTAIN and not ((kind == "if_any" and _said_before(clause, k))
                                          or (kind == "unc" and _predicate_cue(clause, k))):
-            if state == 1 or kind == "unsure" or (state == 0 and _runs_on(clause, k)):
+            if state == 1 or kind == "unsure" or item.value == "open" or (state == 0 and _runs_on(clause, k)):
                 state, scope = 2, "clause" if kind == "unc_clause" else "list"
-        elif kind in ("stop", "restart", "otherwise", "with"):
+        elif kind in ("stop", "restart", "otherwise", "with") or (kind == "nothing" and item.value == "change"):
             state, scope = (1, "") if kind != "with" or scope == "list" else (state, scope)
+        elif kind == "open":
+            outside = state, scope, gone
+            if state == 0 and scope == "list" and _breaks(clause, k):
+                state, scope = 1, ""
+        elif kind == "close":
+            (state, scope, gone), outside = outside, (1, "", False)
+        elif kind in ("dash", "colon") and state == 0 and scope == "list" and _breaks(clause, k):
+            state, scope = 1, ""
         elif kind == "comma" and scope == "next":
             state, scope = 1, ""
         elif kind == "comma" and scope == "list":
@@ -183,7 +221,7 @@ def assign(clause: list[Item]) -> None:
         elif (item.kind == "unc_post" or item.value == "artifact" or (item.kind == "unc" and _predicate_cue(clause, k))
               or (item.kind == "if_any" and _said_before(clause, k))):
             _backwards(clause, k, 2)
-        elif (k and (item.value == "absent" or (item.kind in ("neg", "denial") and clause[k - 1].kind == "colon"))
+        elif (k and (item.value == "absent" or (item.kind in ("neg", "denial") and clause[k - 1].kind in ("colon", "dash")))
               and not _finding_follows(clause, k)):
             _backwards(clause, k, 0)
         elif item.kind == "versus":
@@ -194,7 +232,7 @@ def assign(clause: list[Item]) -> None:
 
 def _said_before(clause: list[Item], k: int) -> bool:
     """Whether a finding stands right before "if any" ("Effusion, if any, is small")."""
-    return clause[k - 1 - (k > 1 and clause[k - 1].kind == "comma")].kind == "finding" if k else False
+    return clause[k - 1 - (k > 1 and clause[k - 1].kind in ("comma", "dash", "open"))].kind == "finding" if k else False
 
 
 def _predicate_cue(clause: list[Item], k: int) -> bool:
@@ -223,6 +261,9 @@ def _backwards(clause: list[Item], k: int, exists: int) -> None:
                 continue
             if some and not joined and clause[k].value == "removal":
                 return  # "the pneumothorax since tube removal"
+            if ((clause[k].value == "out" and item.value.entity not in vocab.DEVICES)
+                    or (clause[k].value == "mimic" and item.value.entity in _SHADOWS)):
+                return
             if exists == 0 or item.exists == 1 or doubted:
                 item.exists = exists
             some = True
