@@ -48,7 +48,8 @@ def split(items: list[Item]) -> list[list[Item]]:
         elif item.kind == "stop" or len(current) >= _LONGEST:
             out.append(current)
             current, some = [item], False
-        elif some and item.kind in ("comma", "and", "dash", "open") and (_own_statement(items, k + 1) or _elliptical(items, k + 1)):
+        elif some and item.kind in ("comma", "and", "dash", "open") and (
+                _own_statement(items, k + 1) or _elliptical(items, k + 1)):
             out.append(current)
             current, some = [], False
         elif some and _runs_into(items, k):

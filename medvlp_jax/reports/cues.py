@@ -22,7 +22,8 @@ CUES = {
     "neg_post": ["not definitely|definitively|clearly|currently|readily|convincingly|___? seen|identified|present|visualized|"
                  "visualised|evident|demonstrated|appreciated|noted|detected|found|apparent|observed|visible|shown|"
                  "suspected|confirmed|reproduced|recognized|discernible", "ruled out", "is|are|was|were|been excluded", "none",
-                 "none seen|identified|present", "is|are absent", "not appreciable", "is|was incorrect|erroneous", "is|was in error",
+                 "none seen|identified|present", "is|are absent", "not appreciable", "is|was incorrect|erroneous",
+                 "is|was in error",
                  "can|cannot|could not? be seen|identified|visualized|appreciated|detected|found|demonstrated",
                  "neither seen|identified|visualized|present|evident|noted nor"],
     # What was taken for a finding is none ("the pneumothorax described is a skin fold").
@@ -33,8 +34,8 @@ CUES = {
     # Gone since the last study: what came before ("has resolved"), what follows ("resolution of").
     "gone_post": ["resolved", "cleared", "disappeared", "removed", "extubated", "gone", "vanished", "resorbed", "reabsorbed",
                   "pulled", "taken out|down", "discontinued", "re expanded",
-                  "been? replaced by|with", "no longer be? clearly|definitely? seen|present|visualized|visualised|identified|evident|appreciated|apparent|visible|"
-                  "noted|demonstrated|there"],
+                  "been? replaced by|with", "no longer be? clearly|definitely? seen|present|visualized|"
+                  "visualised|identified|evident|appreciated|apparent|visible|noted|demonstrated|there"],
     "gone_post:removal": ["removal"],
     # ... of devices.
     "gone_post:out": ["is|are|was|were|been|come out"],
@@ -62,7 +63,8 @@ CUES = {
                  "difficult|hard|impossible to rule out", "not possible to rule out",
                  "it is|was|remain|would|may? be? difficult|hard|impossible to exclude",
                  "it is|was|remain|would|may? be? difficult|hard|impossible to rule out",
-                 "it is|was|would|may? be? not be? possible to exclude", "it is|was|would|may? be? not be? possible to rule out"],
+                 "it is|was|would|may? be? not be? possible to exclude",
+                 "it is|was|would|may? be? not be? possible to rule out"],
     # Uncertain: all that follows in the clause ("may represent atelectasis, aspiration or pneumonia").
     "unc_clause": ["may|might|could", "may|might|could|can represent|reflect|be|indicate|suggest|relate|have",
                    "suggest", "suggestive of", "suggesting", "suggestion of",
@@ -104,7 +106,8 @@ CUES = {
     "restart": ["there is|are|was|were", "there has|have been"],
     # The findings on both sides are one thing: they share a place.
     "link": ["consistent|compatible with", "represent", "representing", "reflect", "reflecting", "in keeping with",
-             "due|secondary|related|relate to", "indicative of", "indicate", "indicating", "characteristic of", "c / w", "d / t"],
+             "due|secondary|related|relate to", "indicative of", "indicate", "indicating", "characteristic of", "c / w",
+             "d / t"],
     # A change: denied, it leaves what changes ("no convincing decrease in the effusion").
     "change": ["increase|decrease|diminution|reduction|regression|growth|improvement|worsening|progression|shrinkage|"
                "lessening|advancement|abatement"],
@@ -120,10 +123,10 @@ CUES = {
                        "decrease|difference|improvement|progression|worsening in|of|from?"],
     # Contains a cue but is none.
     "nothing": ["none suspicious|concerning|worrisome|new|enlarging|larger", "of uncertain|unclear|indeterminate|unknown "
-                "etiology|significance|chronicity|age|cause", "pulled back", "pulled out of position", "is|are|was|were|been out of",
+                "etiology|significance|chronicity|age|cause", "pulled back", "pulled out of position",
+                "is|are|was|were|been out of",
                 "not gone|vanished|disappeared|removed", "not gone away",
-                "not only|as",
-                "not significantly? changed|different|increased|decreased|improved|progressed|worse",
+                "not only|as", "not significantly? changed|different|increased|decreased|improved|progressed|worse",
                 "not seen|present on|in the? prior|previous|comparison|initial|earlier|old|first|admission|outside|field",
                 "not seen|present previously|before", "may|might|could account for", "may|might|could explain",
                 "partial|partially|incompletely|incomplete|near|nearly|almost|largely|mostly|partly "

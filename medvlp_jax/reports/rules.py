@@ -1,7 +1,7 @@
 """Rule-based report filter: text -> mentions (entity, position, exists) with character spans.
 
-`matcher` finds the phrases, `clauses` splits sentences, `scopes` reads negation and uncertainty, `places` and `attach` the
-anatomy; here they meet.
+`matcher` finds the phrases, `clauses` splits sentences, `scopes`, `frames` and `lists` read negation and
+uncertainty, `places` and `attach` the anatomy; here they meet.
 Words are in `lexicon`, `anatomy` and `cues`. What a reader may rely on:
 - exists: 1 stated, 0 denied ("no", "without", "has resolved", ...), 2 uncertain ("possible", "may represent", "cannot
   be excluded", "A versus B", "A or B").
