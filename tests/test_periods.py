@@ -46,6 +46,7 @@ def test_periods_of_a_run(tmp_path):
 @pytest.mark.parametrize("module", [mlip, medklip])
 def test_the_papers_config_keeps_its_sense_at_any_batch(module, tmp_path):
     config = module.get_config()
+    config.knowledge.init = "random"
     exp = experiment.build(config, tmp_path)
     exp.__dict__["steps_per_epoch"] = 52  # 213,000 studies in batches of 4,096
     assert 20 <= exp.total_steps // exp.periods.eval <= 50 and exp.periods.checkpoint_minutes == 10
