@@ -30,7 +30,7 @@ def test_losses_and_gradients_are_those_of_a_run_without(method, tmp_path):
     train.train(run_config(method, **{"train/cache_trunk": True}), tmp_path / "cached")
     plain, cached = losses(tmp_path / "plain"), losses(tmp_path / "cached")
     assert list(plain) == list(cached) == [1, 2, 3, 4]
-    np.testing.assert_allclose(cached[1], plain[1], rtol=1e-5)
+    np.testing.assert_allclose(cached[1], plain[1], rtol=5e-5)
     # AdamW and MLIP's draw of negatives scale rounding up
     np.testing.assert_allclose(list(cached.values()), list(plain.values()), rtol=1e-2)
     assert not (tmp_path / "plain" / "trunk").exists()
