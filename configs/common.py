@@ -1,6 +1,8 @@
 """What every pre-training config shares: data, evaluation, checkpointing and the three data variants."""
 from ml_collections import ConfigDict
 
+from medvlp_jax.periods import either
+
 VARIANTS = ("", "quickstart", "manifest", "mimic_cxr")
 KNOWLEDGE = ("the text encoder of the entity descriptions: Bio_ClinicalBERT as a directory, or "
              "hf:emilyalsentzer/Bio_ClinicalBERT; a random encoder only by the explicit word: random")
@@ -21,6 +23,9 @@ def base(variant: str, workload: str) -> ConfigDict:
     c.required = ()  # keys that must be set, see require
     c.init = ""  # weights of the whole model (published MedKLIP or MGCA): file, directory or hf:<id>
     c.seed = 0  # fixes initial weights, data order, augmentation and dropout
+    # Generator of dropout and other noise in a step. "rbg" takes less time on accelerators, but every kind of them gives other
+    # numbers, and every device draws those of the whole batch (docs/training.md).
+    c.rng = "threefry"
     c.dtype = "float32"  # compute type; "bfloat16" on accelerators (parameters and statistics stay float32)
     # -1: all remaining devices. tensor > 1 splits heads and hidden layers of transformers (within one process): for models
     # too large for fsdp alone, or more devices than rows
@@ -38,8 +43,9 @@ def base(variant: str, workload: str) -> ConfigDict:
     d.image_size = 224
     d.frame = 256  # side the image is brought to before a window of image_size is cut out
     d.batch_size = 0  # global, over all devices and processes; set by the method
+    d.batch_per_device = 0  # > 0: the global batch is this times the devices that share it, whatever batch_size says
     d.eval_batch_size = 128
-    d.workers = 4  # loader processes per host; 0 = threads of this process
+    d.workers = 4  # loader processes per host, shared out among its processes; 0 = threads of each process
     d.tokenizer = ""  # directory with vocab.txt; empty = that of the text weights, or the small one shipped here
     d.max_tokens = 112  # MGCA and MLIP
     d.sections = ("impression", "findings")  # of a report, in this order
@@ -72,12 +78,16 @@ def base(variant: str, workload: str) -> ConfigDict:
     c.train = t = ConfigDict()
     t.epochs = 0  # set by the method
     t.steps = 0  # > 0 overrides epochs
-    t.log_every = 50
-    t.eval_every = 2000
-    t.checkpoint_every = 1000
+    # Steps, "N steps" or "N epochs"; a checkpoint also "N min". 0 = never. Neither of the last two depends on the batch.
+    t.log_every = either(50)
+    t.eval_every = either("2 epochs")
+    t.checkpoint_every = either("10 min")  # what a fault may cost
     t.keep = 2
     t.patience = 0  # evaluations without a better best_metric after which to stop; the best is what is evaluated. 0 = off
     t.best_metric = "val/zeroshot/auc_macro"  # its best checkpoint is kept beside the last ones; "" = none
+    t.max_bad_steps = 5  # steps without a finite loss and gradient that are left out, among the last bad_steps_window; 0 = none
+    t.bad_steps_window = 100
+    t.compilation_cache = "auto"  # = $MEDVLP_CACHE or <workdir>/compiled; a folder, or "off"
     t.tensorboard = True
     t.cache_trunk = False  # True: a frozen image trunk reads the training images once, before the first step (frozen_trunk.py)
 
@@ -98,6 +108,12 @@ def base(variant: str, workload: str) -> ConfigDict:
     if variant in ("manifest", "mimic_cxr"):
         d.name = "manifest" if variant == "manifest" else "prepared"
     return c
+
+
+def batch_rule(batch: int) -> dict:
+    """Keys of config.schedule: the batch that its rates are meant for, and how they follow another one. "off": not at all,
+    "sqrt" or "linear": times that of the ratio of both (docs/training.md)."""
+    return {"base_batch": batch, "scale_lr": "off"}
 
 
 def require(c: ConfigDict, where: dict[str, str]) -> None:

@@ -6,6 +6,7 @@
 from ml_collections import ConfigDict
 
 from configs import common
+from medvlp_jax.periods import either
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -54,10 +55,13 @@ def get_config(variant: str = "") -> ConfigDict:
             "freeze": (),
             "freeze_until_epoch": (),
             "rates": (),  # (name pattern, factor of lr) pairs
+            "layer_decay": 1.0,  # learning rate of a block of a ViT or BERT over that of the next one (docs/scale.md); 1 = off
         }
     )
     # kind "medklip_published": the program's own schedule, whose warm-up goes by hundreds of steps
-    c.schedule = ConfigDict({"kind": "cosine", "lr": 1e-4, "start_lr": 1e-5, "final_lr": 1e-5, "warmup": 0.05})
+    c.schedule = ConfigDict(
+        {"kind": "cosine", "lr": 1e-4, "start_lr": 1e-5, "final_lr": 1e-5, "warmup": either(0.05), **common.batch_rule(48)}
+    )
     c.train.epochs = 100
 
     if variant == "quickstart":

@@ -7,6 +7,7 @@
 from ml_collections import ConfigDict
 
 from configs import common
+from medvlp_jax.periods import either
 
 
 def get_config(variant: str = "", workload: str = "mlip") -> ConfigDict:
@@ -86,10 +87,12 @@ def get_config(variant: str = "", workload: str = "mlip") -> ConfigDict:
             "freeze": (),
             "freeze_until_epoch": (("prototypes$", 1.0),),  # MGCA: no prototype gradient in the first epoch
             "rates": (),  # (name pattern, factor of lr) pairs
+            "layer_decay": 1.0,  # learning rate of a block of a ViT or BERT over that of the next one (docs/scale.md); 1 = off
         }
     )
-    # Large batches: lr scaled by the square root of the batch ratio, e.g. 2e-5 * sqrt(1024 / 144).
-    c.schedule = ConfigDict({"kind": "cosine", "lr": 2e-5, "start_lr": 1e-8, "final_lr": 1e-8, "warmup": 0.4})
+    c.schedule = ConfigDict(
+        {"kind": "cosine", "lr": 2e-5, "start_lr": 1e-8, "final_lr": 1e-8, "warmup": either(0.4), **common.batch_rule(144)}
+    )
     c.train.epochs = 50
 
     if variant == "quickstart":

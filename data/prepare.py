@@ -160,9 +160,9 @@ def main(argv=None) -> None:
     add("--mapping", default="", help="with --ids_of: RSNA's pneumonia-challenge-dataset-mappings_2018.json")
     add("--labels", default="", help="mimic_cxr: chexpert, negbio, radiologist; chexpert_plus: impression, findings, report")
     args = parser.parse_args(argv)
-    from medvlp_jax import cli
+    from medvlp_jax import cli, errors
 
-    cli.guarded(_main, args)
+    cli.guarded(errors.opening()(_main), args)
 
 
 def write_ids(args, options: dict) -> None:

@@ -18,13 +18,13 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from medvlp_jax import checksums, trees
+from medvlp_jax import checksums, errors, trees
 
 SHOWN = 20  # differences named in an error
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # what a disk says that takes no more
 
 
-class Damaged(ValueError):
+class Damaged(errors.BadValue):
     """A checkpoint that cannot be read, or not as it was written."""
 
 
@@ -83,25 +83,25 @@ def finish(mgr: ocp.CheckpointManager) -> None:
 
 @contextlib.contextmanager
 def _saving(mgr):
-    """Whatever keeps orbax from writing becomes an OSError that says what is left."""
+    """Whatever keeps orbax from writing becomes a FileFault (an OSError) that says what is left."""
     try:
         yield
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0][:300]
-        raise OSError(
+        raise errors.FileFault(
             f"no checkpoint can be saved in {mgr.directory} ({type(error).__name__}: {reason}); {_left(mgr.directory)}"
         ) from error
 
 
 @contextlib.contextmanager
 def full_disk_told(workdir: Path):
-    """Inside, a disk that takes no more, whatever was to be written, becomes an OSError that says what is left."""
+    """Inside, a disk that takes no more, whatever was to be written, becomes a FileFault that says what is left."""
     try:
         yield
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise OSError(f"{workdir} takes no more files ({error}); {_left(workdir / 'checkpoints')}") from error
+        raise errors.FileFault(f"{workdir} takes no more files ({error}); {_left(workdir / 'checkpoints')}") from error
 
 
 def _left(directory) -> str:

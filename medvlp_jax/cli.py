@@ -1,7 +1,7 @@
 """The command line of train and evaluate: config files, overrides by flag, and mistakes told in one line.
 
-A mistake of the user ends the program with `error: ...` and exit code 2; a bug keeps its traceback (so does everything
-with --verbosity=1).
+A mistake of the user (`errors.UserError`) ends the program with `error: ...` and exit code 2. Anything else keeps its
+traceback and ends it with 1. --verbosity=1 shows the traceback of a mistake, too.
 """
 import ast
 import difflib
@@ -9,8 +9,6 @@ import importlib.util
 import logging as std_logging
 import re
 import sys
-import sysconfig
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,9 +17,10 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import tuple_parser
 
+from medvlp_jax import errors
+
 FLAGS = flags.FLAGS
 PACKAGE = Path(__file__).parent
-LIBRARIES = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
 
@@ -53,6 +52,7 @@ config_flags.register_flag_parser_for_type(tuple, _Words())
 config_flags.register_flag_parser_for_type(type(None), _Optional())
 
 
+@errors.opening()
 def load_config(path: str) -> ConfigDict:
     """The config of `FILE.py[:variant]`.
 
@@ -112,6 +112,7 @@ def flag_value(argv: Sequence[str], name: str) -> str | None:
     return None
 
 
+@errors.opening()
 def define_config(argv: Sequence[str], flag_values=FLAGS, saved: Callable[[], ConfigDict] | None = None) -> None:
     """Defines the flag --config and checks the names of its overrides in `argv`.
 
@@ -140,28 +141,11 @@ def define_config(argv: Sequence[str], flag_values=FLAGS, saved: Callable[[], Co
         config_flags.DEFINE_config_file("config", None, text, flag_values=flag_values)
 
 
-def explained(error: BaseException) -> bool:
-    """Whether the message was written for the user: by a `raise` of this project or of a config, not inside a library.
-
-    Files that are missing or closed to us explain themselves.
-    """
-    if isinstance(error, FileNotFoundError | PermissionError | flags.Error):
-        return True
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames or not isinstance(error, ValueError | OSError | ArithmeticError | ImportError):
-        return False
-    folders = Path(frames[-1].filename).parents
-    ours = PACKAGE in folders or not any(library in folders for library in LIBRARIES)
-    return ours and (frames[-1].line or "").startswith("raise ")
-
-
-def guarded(fn: Callable, *args):
-    """fn(*args); a mistake of the user becomes one line on stderr and exit code 2."""
+def guarded(fn: Callable, *args, **options):
+    """fn(*args, **options); a mistake of the user becomes one line on stderr and exit code 2."""
     try:
-        return fn(*args)
-    except Exception as error:
-        if not explained(error):
-            raise
+        return fn(*args, **options)
+    except (errors.UserError, flags.Error) as error:
         logging.debug("where it was raised:", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

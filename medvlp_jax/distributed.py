@@ -10,22 +10,36 @@ A job of GPUs on Kubernetes is not told from a single pod by its variables: say 
 the package `kubernetes` and the right to read pods, jobs and services), or give the first two of the three variables.
 """
 
+import hashlib
 import os
 import re
+import socket
 import sys
 import traceback
+from pathlib import Path
 
 import jax
+import numpy as np
 from absl import flags, logging
+from jax.experimental import multihost_utils
+
+from medvlp_jax import errors
 
 FLAGS = flags.FLAGS
 MODES = ("auto", "on", "off")
 BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 LOST = 3  # exit code where another process was lost: launchers start again on it
-# What JAX says where a process that takes part in a collective, or the coordinator, is gone.
+# What JAX says where a process that takes part in a collective, or the coordinator, is gone. NCCL's own words are those of
+# ncclRemoteError and ncclSystemError; its other errors (memory, wrong calls, a broken GPU) are of this process.
 GONE = re.compile(
-    r"gloo|connection (reset|refused|closed)|socket closed|coordination service|heartbeat|unavailable:|nccl", re.I
+    r"gloo|connection (reset|refused|closed|timed out)|socket closed|coordination service|heartbeat|unavailable:|"
+    r"remote process exited|"
+    r"nccl.*(unhandled system error|remote error|network error|socketprogress|timed? ?out|by (remote )?peer)",
+    re.I | re.S,
 )
+# What says that the fault is this process's own, whatever else the message names.
+OWN = re.compile(r"resource_exhausted|out of memory|out_of_memory|failed to allocate|invalid (usage|argument)", re.I)
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def define_flags(flag_values=FLAGS) -> None:
@@ -69,8 +83,9 @@ def by_hand(environment=os.environ) -> dict:
     return {"coordinator_address": address, "num_processes": int(count), "process_id": int(index)}
 
 
+@errors.opening()
 def start(mode: str, heartbeat: int) -> None:
-    """Joins the other processes, before anything else touches JAX's devices.
+    """Join the other processes, before anything else touches JAX's devices.
 
     Raises:
       ValueError: "on" where JAX finds no cluster, or variables that do not fit.
@@ -105,10 +120,11 @@ def run(fn):
 
 
 def leave_if_lost(error: BaseException) -> None:
-    """Where another process was lost: one clear line and exit code `LOST`, at once, for a clean end would wait for the dead."""
+    """Where another process was lost, print the cause and one clear line, and exit with `LOST`, at once: a clean end would
+    wait for the dead."""
     if not lost(error):
         return
-    logging.debug("where it was noticed: %s", "".join(traceback.format_exception(error)))
+    traceback.print_exception(error)
     reason = str(error).splitlines()[0][:200]
     print(
         f"error: process {jax.process_index()} of {jax.process_count()} stops: another process ended or cannot be reached "
@@ -125,7 +141,23 @@ def lost(error: BaseException) -> bool:
         return False
     seen = error
     while seen is not None:
-        if isinstance(seen, jax.errors.JaxRuntimeError) and GONE.search(str(seen)):
+        if isinstance(seen, jax.errors.JaxRuntimeError) and not OWN.search(str(seen)) and GONE.search(str(seen)):
             return True
         seen = seen.__cause__ or seen.__context__
     return False
+
+
+def share_of_host(workers: int) -> int:
+    """Return how many of a host's `workers` this process starts: a fair share, at least 1 unless there are none.
+
+    All processes must call it. Hosts are told apart by name and boot, so containers of one machine count as hosts.
+    """
+    if not workers or jax.process_count() == 1:
+        return workers
+    boot = BOOT.read_text() if BOOT.is_file() else ""
+    mine = np.frombuffer(hashlib.sha256(f"{socket.gethostname()} {boot}".encode()).digest()[:8], np.uint32)
+    here = (multihost_utils.process_allgather(mine) == mine).all(axis=1)  # (processes,)
+    index, count = int(here[: jax.process_index()].sum()), int(here.sum())
+    share = max(1, workers // count + (index < workers % count))
+    logging.info("data.workers=%d for the %d processes of this host: %d for this one", workers, count, share)
+    return share

@@ -14,7 +14,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from medvlp_jax import checkpoint, cli, distributed, experiment, initial_weights, leakage, metrics, run_config, sharding
+from medvlp_jax import checkpoint, cli, distributed, errors, experiment, initial_weights, leakage, metrics, run_config, sharding
 from medvlp_jax.tasks import common, comparison_page, evaluation, page, suite
 
 FLAGS = flags.FLAGS
@@ -117,23 +117,26 @@ def evaluate(config, workdir: str | Path, step: str = "last", tasks=None, device
       FileNotFoundError: no such checkpoint. ValueError: the config does not fit the checkpoint, or `check`.
     """
     workdir = Path(workdir).expanduser().absolute()
-    published = config.init and not checkpoint.steps(workdir)
-    number = 0 if published else checkpoint.choose(workdir, step, config.train.best_metric)
-    has_config = not published and "config" in metrics.read_run_file(workdir)
-    config = run_config.of_evaluation(config, workdir) if has_config else config
-    exp = experiment.build(config, workdir, devices)
-    check(exp, tasks)
-    if published:
-        variables = {**exp.pretrained[initial_weights.WHOLE], "knowledge": exp.tables}
-    else:
-        variables, _ = checkpoint.load_variables(workdir, number)
+    with errors.opening():
+        published = config.init and not checkpoint.steps(workdir)
+        number = 0 if published else checkpoint.choose(workdir, step, config.train.best_metric)
+        has_config = not published and "config" in metrics.read_run_file(workdir)
+        config = run_config.of_evaluation(config, workdir) if has_config else config
+        exp = experiment.build(config, workdir, devices)
+        check(exp, tasks)
+        if published:
+            variables = {**exp.pretrained[initial_weights.WHOLE], "knowledge": exp.tables}
+        else:
+            variables, _ = checkpoint.load_variables(workdir, number)
     where = f"{config.init} (the width of its queries is that of the encoder of knowledge.init)" if published else workdir
     logging.info("evaluating step %d of %s", number, workdir)
     with jax.set_mesh(exp.mesh):  # as in training: without it nothing is said about the layout of activations
-        variables = placed(exp, variables, where)
+        with errors.opening():
+            variables = placed(exp, variables, where)
         return run_tasks(exp, variables, workdir, number, tasks)
 
 
+@errors.opening()
 def compare(folders: list[str], out: str = "") -> Path:
     """Writes the page and a JSON file of the differences of two evaluated runs, b - a -> path of the page.
 

@@ -13,13 +13,23 @@ import jax.numpy as jnp
 from absl import logging
 from jax.sharding import Mesh
 
-from medvlp_jax import agreement, initial_weights, knowledge, leakage, method, optim, sharding, trees
-from medvlp_jax.input import examples, file_check, fractions, pipeline, sources, statements, studies, targets, tokens
+from medvlp_jax import (
+    agreement,
+    distributed,
+    errors,
+    initial_weights,
+    knowledge,
+    leakage,
+    method,
+    optim,
+    periods,
+    schedules,
+    sharding,
+    trees,
+)
+from medvlp_jax.config_checks import check_required, check_values
+from medvlp_jax.input import examples, fractions, pipeline, sources, studies, targets, tokens
 from medvlp_jax.reports import vocab
-
-SPLITS = ("train", "val", "test")
-DTYPES = ("float32", "bfloat16")
-UNITS = ("image", "study")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,6 +44,7 @@ class Experiment:
     workdir: Path
     opened: dict = dataclasses.field(default_factory=dict)  # {split: its source}
 
+    @errors.opening()
     def source(self, split: str):
         """The data set's split; where targets are learnt, its examples that tell them, and in training data.fraction of those.
 
@@ -109,17 +120,13 @@ class Experiment:
 
     @functools.cached_property
     def schedule(self):
-        """Step -> learning rate; the warm-up is given in steps (medklip_published: in epochs) or, below 1, as a share."""
-        fields = self.config.schedule.to_dict()
-        kind, warmup = fields.pop("kind"), fields.pop("warmup")
-        if kind == "medklip_published":
-            epochs = max(self.config.train.epochs, 1)
-            warmup = round(warmup * epochs) if warmup < 1 else int(warmup)
-            return optim.medklip_published(
-                steps_per_epoch=self.steps_per_epoch, epochs=epochs, warmup_epochs=warmup, **fields
-            )
-        steps = int(warmup * self.total_steps if warmup < 1 else warmup)
-        return optim.warmup_cosine(total_steps=self.total_steps, warmup_steps=steps, **fields)
+        """Step -> learning rate, see `schedules.make`."""
+        return schedules.make(self.config, self.total_steps, lambda: self.steps_per_epoch)
+
+    @functools.cached_property
+    def periods(self) -> periods.Periods:
+        """How often the run logs, evaluates and saves."""
+        return periods.of_run(self.config.train, lambda: self.steps_per_epoch)
 
     def optimizer(self, params):
         """The optimizer of config.optim for these parameters (arrays or shapes).
@@ -138,12 +145,20 @@ class Experiment:
         """This process's share of the shuffled, augmented training batches, at its beginning."""
         data, processes = self.config.data, jax.process_count()
         if data.batch_size % (parts := sharding.batch_parts(self.mesh)):
-            raise ValueError(f"data.batch_size={data.batch_size} must be a multiple of the {parts} devices that share a batch")
-        logging.info("%d steps of %d examples an epoch, %d in all", self.steps_per_epoch, data.batch_size, self.total_steps)
+            near = [n for n in (data.batch_size // parts * parts, -(-data.batch_size // parts) * parts) if n]
+            raise ValueError(
+                f"data.batch_size={data.batch_size} must be a multiple of the {parts} devices that share a batch: "
+                f"{' or '.join(map(str, near))}, or data.batch_per_device={max(near[0] // parts, 1)}"
+            )
+        slices = self.config.model.get("microbatches", 1)  # transfer has none
+        if slices < 1 or data.batch_size % slices:
+            raise ValueError(f"model.microbatches={slices} must divide data.batch_size={data.batch_size}")
+        logging.info("%d steps of %d examples an epoch, %d in all; %d devices have %d examples each",
+                     self.steps_per_epoch, data.batch_size, self.total_steps, parts, data.batch_size // parts)  # fmt: skip
         return pipeline.train_iterator(
             self.source("train"), self.tokenizer, self.options, batch_size=data.batch_size // processes,
-            seed=self.config.seed, process_index=jax.process_index(), process_count=processes, workers=data.workers,
-            max_bad=int(data.max_bad_share * len(self.source("train"))),
+            seed=self.config.seed, process_index=jax.process_index(), process_count=processes,
+            workers=distributed.share_of_host(data.workers), max_bad=int(data.max_bad_share * len(self.source("train"))),
         )  # fmt: skip
 
     @property
@@ -199,6 +214,7 @@ class Experiment:
         return leakage.seen(self.source("train"), self.config)
 
 
+@errors.opening()
 def build(config, workdir: Path | None, devices=None) -> Experiment:
     """Everything a run of `config` needs, on `devices` (default: all there are). A plan has no `workdir` and needs no weights.
 
@@ -217,6 +233,9 @@ def build(config, workdir: Path | None, devices=None) -> Experiment:
             config.model.text.vocab_size = config.model.text.vocab_size or tokenizer.vocab_size
         tokens.check_fits(tokenizer, config.model.text.vocab_size, config.model.text.init or "model.text")
     mesh = sharding.make_mesh(config.mesh.to_dict(), devices)
+    if config.data.batch_per_device:
+        with config.unlocked():
+            config.data.batch_size = config.data.batch_per_device * sharding.batch_parts(mesh)
     return Experiment(config, method.get(config), mesh, tokenizer, pretrained, workdir)
 
 
@@ -228,39 +247,7 @@ def _with_knowledge_encoder(config):
     return config
 
 
-def check_values(config) -> None:
-    """Raises a ValueError for a value that nothing further down would explain."""
-    for key, value, known in (
-        ("dtype", config.dtype, DTYPES),
-        ("sharding", config.sharding, sharding.RULES),
-        ("evals.split", config.evals.split, SPLITS),
-        ("data.unit", config.data.unit, UNITS),
-        ("data.closed_world", config.data.closed_world, statements.CLOSED),
-        ("data.blank_labels", config.data.blank_labels, statements.BLANKS),
-        ("data.label_precedence", config.data.label_precedence, statements.PRECEDENCES),
-        ("data.check", config.data.check, file_check.LEVELS),
-        ("schedule.kind", config.schedule.kind, optim.SCHEDULES),
-    ):
-        if value not in known:
-            raise ValueError(f"unknown {key} {value!r}; known: {', '.join(known)}")
-    for key in ("batch_size", "eval_batch_size", "image_size"):
-        if config.data[key] < 1:
-            raise ValueError(f"data.{key} must be positive, came {config.data[key]}")
-
-
-def check_required(config) -> None:
-    """Keys that a variant cannot do without (initial weights, data): raises a ValueError that says how to get them."""
-    missing = []
-    for key, how in config.required:
-        node = config
-        for part in key.split("."):
-            node = node[part]
-        if not node:
-            missing.append(f"--config.{key}=...: {how}")
-    if missing:
-        raise ValueError(f"variant {config.variant!r} does not start without:\n  " + "\n  ".join(missing))
-
-
+@errors.opening()
 def make_workdir(path: str | Path) -> Path:
     """Creates the run directory and proves now, not at the first save, that checkpoints can be written there: a folder with a
     file in it is made under another name and renamed (which a mounted bucket may refuse).

@@ -6,6 +6,7 @@ import platform
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from medvlp_jax import atomic
 
 # Keys that a resumed run may change: they do not touch what the next step computes.
-FREE = re.compile(r"(train|evals|mesh|required)\b|sharding$|data\.(path|root|workers|cache|eval_batch_size)$")
+FREE = re.compile(r"(train|evals|mesh|required)\b|sharding$|data\.(path|root|workers|cache|eval_batch_size|batch_per_device)$")
 PACKAGES = ("medvlp_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
 
 
@@ -166,13 +167,15 @@ def _log_to(stream) -> None:
 
 
 class Rate:
-    """Images per second between logged steps."""
+    """Images per second between logged steps, pauses left out."""
 
-    def __init__(self, batch_size: int, step: int):
-        self.batch_size, self.step, self.time = batch_size, step, time.perf_counter()
+    def __init__(self, batch_size: int, step: int, pauses: Callable[[], float] = lambda: 0.0):
+        """pauses: seconds so far that did not go into training (evaluations, checkpoints)."""
+        self.batch_size, self.pauses = batch_size, pauses
+        self.step, self.time, self.paused = step, time.perf_counter(), pauses()
 
     def __call__(self, step: int) -> float:
-        now = time.perf_counter()
-        rate = (step - self.step) * self.batch_size / max(now - self.time, 1e-9)
-        self.step, self.time = step, now
+        now, paused = time.perf_counter(), self.pauses()
+        rate = (step - self.step) * self.batch_size / max(now - self.time - (paused - self.paused), 1e-9)
+        self.step, self.time, self.paused = step, now, paused
         return rate

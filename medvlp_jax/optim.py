@@ -105,6 +105,29 @@ def keep_above(floors: Sequence[tuple[str, float]]) -> optax.GradientTransformat
     return optax.stateless(lambda updates, params: trees.map_named(hold, updates, params))
 
 
+def layer_rates(params, decay: float) -> list[tuple[str, float]]:
+    """Return (name pattern, factor) pairs that lower the learning rate towards the input of each transformer trunk.
+
+    Block i of n takes decay ** (n - i), counted from 0; patches, words, positions and tokens take decay ** (n + 1). The final
+    norm and all heads keep the full rate, and so does a trunk without numbered blocks (a ResNet). This is the rule of
+    BEiT (arXiv 2106.08254) and MAE (arXiv 2111.06377, A.2).
+
+    Raises:
+      ValueError: `decay` is not in (0, 1], or no trunk has numbered blocks.
+    """
+    if not 0 < decay <= 1:
+        raise ValueError(f"optim.layer_decay must be above 0 and at most 1 (off), came {decay}")
+    found = [match.groups() for name in trees.flatten(params) if (match := re.search(r"(\w+_encoder)/block_(\d+)/", name))]
+    if not found:
+        raise ValueError(f"optim.layer_decay={decay} needs a ViT or a text encoder; no trunk has numbered blocks: set it to 1")
+    rules = []
+    for trunk in dict.fromkeys(trunk for trunk, _ in found):
+        depth = 1 + max(int(i) for name, i in found if name == trunk)
+        rules += [(rf"\b{trunk}/block_{i}/", decay ** (depth - i)) for i in range(depth)]
+        rules += [(rf"\b{trunk}/norm/", 1.0), (rf"\b{trunk}/", decay ** (depth + 1))]
+    return rules
+
+
 def make(
     params,
     schedule,
@@ -117,6 +140,7 @@ def make(
     freeze: Sequence[str] = (),
     freeze_until_step: Sequence[tuple[str, int]] = (),
     rates: Sequence[tuple[str, float]] = (),
+    layer_decay: float = 1.0,
     unit_norm: str = UNIT_NORM,
     floors: Sequence[tuple[str, float]] = FLOORS,
 ) -> optax.GradientTransformation:
@@ -129,12 +153,14 @@ def make(
       freeze: names that are never updated (and hold no moments).
       freeze_until_step: (name, step) pairs: parameters that begin to learn at that step, see `thawed_at`.
       rates: (name, factor) pairs: the first that matches scales the learning rate of that parameter.
+      layer_decay: learning rate of a trunk's block over that of the next one, see `layer_rates`; multiplies `rates`. 1 = off.
       unit_norm: names (regular expression) of parameters whose rows keep norm 1, see `keep_unit_norm`.
       floors: (name, least value) pairs, see `keep_above`.
 
     Raises:
-      ValueError: a pattern matches no parameter.
+      ValueError: a pattern matches no parameter; see `layer_rates`.
     """
+    layers = layer_rates(params, layer_decay) if layer_decay != 1 else []
     pairs = (("freeze", freeze), ("rates", [p for p, _ in rates]), ("freeze_until", [p for p, _ in freeze_until_step]))
     for what, patterns in pairs:
         trees.check_patterns_used(params, patterns, what)
@@ -144,7 +170,8 @@ def make(
         return trees.map_named(lambda name, _: not re.search(no_decay, name), tree)
 
     def scaled(name, update):
-        return update * next((factor for pattern, factor in rates if re.search(pattern, name)), 1.0)
+        first = (next((factor for p, factor in rules if re.search(p, name)), 1.0) for rules in (rates, layers))
+        return update * math.prod(first)
 
     def moments():
         return optax.chain(optax.scale_by_adam(*betas, eps=eps), optax.add_decayed_weights(weight_decay, mask=decayed))
@@ -156,7 +183,7 @@ def make(
         chain.append(optax.clip_by_global_norm(clip_norm))
     chain.append(thawed_at(freeze_until_step, moments) if freeze_until_step else moments())
     chain.append(optax.scale_by_learning_rate(schedule))
-    if rates:
+    if rates or layers:
         chain.append(optax.stateless(lambda updates, _: trees.map_named(scaled, updates)))
     tx = optax.chain(*chain, keep_above(floors), keep_unit_norm(unit_norm))
     if not freeze:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from medvlp_jax import cli, inference, loading
+from medvlp_jax import cli, errors, inference, loading
 from medvlp_jax.input import images as given
 from medvlp_jax.input import transforms
 from medvlp_jax.reports import vocab
@@ -118,6 +118,7 @@ def define_flags(flag_values=FLAGS) -> None:
     flags.DEFINE_enum("by", "auto", ("auto", "entity", "prompts"), "How findings are scored: see Model.zero_shot.", **define)
 
 
+@errors.opening()
 def main(argv) -> int:
     """Entry of `python -m medvlp_jax.predict`."""
     paths, findings = argv[1:], FLAGS.findings

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 
-from medvlp_jax import atomic, cli, experiment, initial_weights, leakage, sharding, train, trees
+from medvlp_jax import atomic, cli, errors, experiment, initial_weights, leakage, sharding, train, trees
 from medvlp_jax.input import fractions
 from medvlp_jax.losses import supervised
 from medvlp_jax.tasks import classification, common, scores, suite
@@ -187,6 +187,7 @@ def define_flags(flag_values=FLAGS) -> None:
     flags.DEFINE_enum("solver", "adamw", list(SOLVERS), "How the layer is fitted.", flag_values=flag_values)
 
 
+@errors.opening()
 def main(argv):
     """Entry of `python -m medvlp_jax.probe`."""
     if len(argv) > 1:

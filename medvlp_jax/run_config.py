@@ -7,7 +7,7 @@ from pathlib import Path
 from absl import logging
 from ml_collections import ConfigDict
 
-from medvlp_jax import initial_weights, metrics
+from medvlp_jax import initial_weights, metrics, periods
 
 # Arguments of functions with defaults of their own: a run may hold any of them, and what it does not hold is no gap.
 OPEN = ("model.image", "model.text", "data.examples", "data.phantom_sizes", "evals.options")
@@ -42,7 +42,7 @@ def _completed(workdir: str | Path) -> tuple[ConfigDict, dict, str]:
                 f"variant {variant!r} to take them from. Give --config=FILE.py[:variant], or add them to run.json; "
                 f"{where} has: {_shown(gaps)}"
             )
-        return ConfigDict(config), {}, where
+        return periods.retype(ConfigDict(config)), {}, where
     gaps = missing(config, today)
     for name, value in gaps.items():
         *parents, key = name.split(".")
@@ -50,7 +50,7 @@ def _completed(workdir: str | Path) -> tuple[ConfigDict, dict, str]:
         for part in parents:
             node = node[part]
         node[key] = value
-    return ConfigDict(config), gaps, where
+    return periods.retype(ConfigDict(config)), gaps, where
 
 
 def without_initial_weights(config: ConfigDict, workdir: str | Path) -> ConfigDict:

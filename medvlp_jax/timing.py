@@ -33,6 +33,10 @@ class Clock:
             if not skip:
                 self.seconds[name] += time.perf_counter() - began
 
+    def pauses(self) -> float:
+        """Seconds so far in which no step was asked for."""
+        return self.seconds["checkpoint"] + self.seconds["evaluation"]
+
     def started(self) -> None:
         """The first step is done."""
         self.seconds = defaultdict(float, start=time.perf_counter() - self._began)

@@ -9,7 +9,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
-from medvlp_jax import cli, evaluate, train
+from medvlp_jax import cli, errors, evaluate, train
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = [f"configs/{name}.py{variant}" for name in ("mlip", "medklip")
@@ -123,7 +123,7 @@ def test_misspelt_keys_say_what_was_meant(parse, key, message):
 def test_mistakes_explain_themselves(parse, args, error, message):
     with pytest.raises(error) as caught:
         parse(*args)
-    assert message in str(caught.value) and cli.explained(caught.value)
+    assert message in str(caught.value) and isinstance(caught.value, errors.UserError | flags.Error)
 
 
 def test_without_a_config_the_saved_one_takes_overrides(parse):
@@ -150,16 +150,41 @@ def a_bug():
 
 
 def test_mistakes_are_one_line_and_bugs_keep_their_traceback(capsys):
+    opening = errors.opening()
     with pytest.raises(SystemExit) as end:
-        cli.guarded(a_mistake)
+        cli.guarded(opening(a_mistake))
     assert end.value.code == 2 and capsys.readouterr().err == "error: expected this,\ncame that\n"
     with pytest.raises(SystemExit):
-        cli.guarded(open, "/nowhere/at/all")  # names the file itself
+        cli.guarded(opening(open), "/nowhere/at/all")  # names the file itself
     assert capsys.readouterr().err.startswith("error: [Errno 2] No such file")
     for bug, error in ((a_bug, ValueError), (lambda: {}["x"], KeyError), (lambda: cli.guarded(None), TypeError)):
-        with pytest.raises(error):
-            cli.guarded(bug)
+        for fn in (bug, opening(bug)):
+            with pytest.raises(error) as caught:
+                cli.guarded(fn)
+            assert not isinstance(caught.value, errors.UserError)
     assert cli.guarded(max, 1, 2) == 2
+
+
+@pytest.mark.parametrize("bug", [a_mistake, lambda: open("/nowhere/at/all")])
+def test_what_is_raised_outside_of_the_opening_is_no_mistake(bug, capsys):
+    """A shape check that fails in the loss, say, or a file that vanishes during the run."""
+    with pytest.raises((ValueError, FileNotFoundError)):
+        cli.guarded(bug)
+    assert not capsys.readouterr().err
+
+
+def test_a_mistake_keeps_its_kind_its_number_and_its_cause():
+    for raised, kind in ((ValueError("v"), ValueError), (PermissionError(13, "closed"), PermissionError),
+                         (FloatingPointError("f"), FloatingPointError), (ImportError("i"), ImportError),
+                         (OSError(28, "full"), OSError)):  # fmt: skip
+
+        def fail(raised=raised):
+            raise raised
+
+        with pytest.raises(kind) as caught:
+            errors.opening()(fail)()
+        assert isinstance(caught.value, errors.UserError) and caught.value.__cause__ is raised
+        assert str(caught.value) == str(raised) and getattr(raised, "errno", None) == getattr(caught.value, "errno", None)
 
 
 @pytest.mark.parametrize("program", ["train", "evaluate"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from medvlp_jax import cli, evaluate, experiment
+from medvlp_jax import errors, evaluate, experiment
 from medvlp_jax.tasks import comparison_page, page, suite
 from tests import tiny
 from tests.tasks import fakes, pages
@@ -63,7 +63,7 @@ def test_compare_takes_two_directories(folders, monkeypatch, tmp_path):
             evaluate.compare(list(wrong))
     with pytest.raises(FileNotFoundError, match="no evaluation in .*nowhere") as error:
         evaluate.compare([folders[0], str(tmp_path / "nowhere")])
-    assert cli.explained(error.value)
+    assert isinstance(error.value, errors.UserError)
     got = []
     monkeypatch.setattr(comparison_page, "write", lambda *args: got.append(args) or Path("page.html"))
     for words in (["--compare", "A", "B", "--out=C"], ["--compare=A,B", "--out=C"], ["--out=C", "--compare", "A", "B"]):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from absl import logging
 
-from medvlp_jax import cli, evaluate, experiment, trees
+from medvlp_jax import cli, errors, evaluate, experiment, trees
 from medvlp_jax.input import tokens
 from tests import tiny
 from tests.test_initial_weights import save_bert
@@ -73,6 +73,10 @@ def test_the_log_says_which_encoder_made_the_knowledge_table(tmp_path, caplog):
         ("schedule/kind", "linear", "unknown schedule.kind 'linear'; known: cosine, medklip_published"),
         ("data/batch_size", 0, "data.batch_size must be positive, came 0"),
         ("data/eval_batch_size", -1, "data.eval_batch_size must be positive"),
+        ("rng", "philox", "unknown rng 'philox'; known: threefry, rbg"),
+        ("train/max_bad_steps", -1, "train.max_bad_steps must be at least 0, came -1"),
+        ("train/bad_steps_window", 0, "train.bad_steps_window must be at least 1, came 0"),
+        ("train/eval_every", "5 min", "train.eval_every='5 min': expected a number of steps or epochs"),
         ("mesh/fsdp", 3, "does not use the 8 devices exactly"),
     ],
 )
@@ -124,6 +128,23 @@ def test_steps_of_an_epoch_and_of_a_run(tmp_path):
         build(tmp_path, **{"data/batch_size": 80}).train_iterator()
     with pytest.raises(ValueError, match="data.batch_size=12 must be a multiple of the 8 devices that share a batch"):
         build(tmp_path, **{"data/batch_size": 12}).train_iterator()
+    with pytest.raises(ValueError, match="model.microbatches=3 must divide data.batch_size=16"):
+        build(tmp_path, **{"model/microbatches": 3}).train_iterator()
+
+
+def test_a_batch_that_does_not_divide_says_what_would(tmp_path):
+    sizes = {"data/phantom_sizes": {"train": 200, "val": 1, "test": 1}}
+    for batch, fits in ((44, "40 or 48, or data.batch_per_device=5"), (5, "8, or data.batch_per_device=1")):
+        with pytest.raises(ValueError, match=f"{batch} must be a multiple of the 8 devices that share a batch: {fits}"):
+            build(tmp_path, **sizes, **{"data/batch_size": batch}).train_iterator()
+
+
+@pytest.mark.parametrize("mesh, parts", [({"data": 8}, 8), ({"data": 2, "fsdp": 2, "tensor": 2}, 4)])
+def test_the_batch_of_a_device_decides_the_global_one(tmp_path, mesh, parts):
+    exp = build(tmp_path, mesh=mesh, **{"data/batch_per_device": 6, "data/batch_size": 144})
+    assert exp.config.data.batch_size == 6 * parts == exp.abstract_batch()["image"].shape[0]
+    with pytest.raises(ValueError, match="data.batch_per_device must be at least 0, came -1"):
+        build(tmp_path, **{"data/batch_per_device": -1})
 
 
 @pytest.mark.parametrize("warmup, steps", [(0.25, 5), (0.0, 0), (3, 3), (0.99, 19)])
@@ -194,7 +215,7 @@ def test_the_workdir_is_tried_at_once(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="workdir .*/file/run cannot be written: .*; give another --workdir") as error:
         experiment.make_workdir(tmp_path / "file" / "run")
-    assert cli.explained(error.value)
+    assert isinstance(error.value, errors.UserError)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").write_text("")
     with pytest.raises(OSError, match="workdir .*/run cannot be written: checkpoints is a file there; give another"):

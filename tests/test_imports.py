@@ -16,7 +16,7 @@ ARROWS = {
     "losses": ("losses.numerics",),
     "models": ("models",),
     "reports": ("reports",),
-    "input": ("input", "reports", "atomic"),
+    "input": ("input", "reports", "atomic", "errors"),
     "methods": ("methods", "models", "losses", "reports.vocab", "method"),
     "tasks": ("tasks", "method", "reports", "atomic"),
 }

@@ -121,6 +121,16 @@ def test_rate_is_of_the_steps_since_it_was_asked_last(monkeypatch):
     assert rate(115) == pytest.approx(40)
 
 
+def test_rate_leaves_out_pauses(monkeypatch):
+    now, paused = [10.0], [3.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    rate = metrics.Rate(4, 100, lambda: paused[0])
+    now[0], paused[0] = 20.0, 11.0  # an evaluation of 8 s
+    assert rate(110) == pytest.approx(20)
+    now[0] = 22.0  # none since
+    assert rate(115) == pytest.approx(10)
+
+
 def screen(master) -> str:
     """What a terminal has been sent so far, without its control sequences."""
     os.set_blocking(master, False)

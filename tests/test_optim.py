@@ -5,7 +5,8 @@ import numpy as np
 import optax
 import pytest
 
-from medvlp_jax import optim
+from medvlp_jax import optim, trees
+from medvlp_jax.models import bert, vit
 from tests import golden
 
 pytestmark = pytest.mark.usefixtures("optax_promotion")
@@ -41,6 +42,18 @@ def test_adamw_decays_matrices_only():
     assert params["category"]["prototypes"].shape == (3, 2)
     free, _ = run(3, weight_decay=0.1, unit_norm="(?!)")
     np.testing.assert_allclose(free["category"]["prototypes"], adamw(1, 0.1, 3), rtol=1e-5)
+
+
+def test_decay_spares_what_the_rule_names():
+    """Without any gradient only decay moves a parameter. Prototypes are of norm 1, as they are kept."""
+    decayed = ("block/kernel", "word/embedding", "gate/kernel")
+    spared = ("position_embedding", "class_position_embedding", "class_token", "block/bias", "norm/scale", "logit_scale",
+              "category/prototypes", "log_temperature", "logit_bias", "temperature")  # fmt: skip
+    params = {name: jnp.full((2, 4), 0.5) for name in decayed + spared}
+    tx = optim.make(params, lambda step: 0.1, weight_decay=0.1)
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    moved = {name for name, u in updates.items() if float(jnp.abs(u).max()) > 1e-6}
+    assert moved == set(decayed)
 
 
 def test_frozen_parameters_stay_and_hold_no_moments():
@@ -136,6 +149,50 @@ def test_a_temperature_at_its_floor_comes_back_up():
     np.testing.assert_allclose(min(seen), 0.01, rtol=1e-5)
     np.testing.assert_allclose(seen[19], 0.01, rtol=1e-5)
     assert seen[-1] > 0.012
+
+
+def trunks(vit_size, bert_size):
+    """Shapes of the parameters of a real ViT and BERT below the names that methods give them, and of a head."""
+    image, ids = jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 4), jnp.int32)
+    image_encoder = jax.eval_shape(vit.ViT(**vit_size).init, jax.random.key(0), image)["params"]
+    text_encoder = jax.eval_shape(bert.Bert(vocab_size=9, **bert_size).init, jax.random.key(0), ids, ids)["params"]
+    head = {"kernel": jax.ShapeDtypeStruct((3, 2), jnp.float32)}
+    return {"image_encoder": image_encoder, "text_encoder": text_encoder, "image_head": head}
+
+
+def test_layer_decay_of_base_models():
+    """Embeddings lowest, the last block one step below the head."""
+    shapes = trunks(vit.SIZES["B/16"], bert.SIZES["base"])
+    rules = optim.layer_rates(shapes, 0.75)
+    got = trees.flatten(trees.match(shapes, [*rules, (r".*", 1.0)]))
+    want = {
+        "image_encoder/patch/kernel": 13, "image_encoder/position_embedding": 13, "image_encoder/class_token": 13,
+        "image_encoder/class_position_embedding": 13, "image_encoder/block_0/attention/query/kernel": 12,
+        "image_encoder/block_1/mlp_norm/scale": 11, "image_encoder/block_10/mlp/fc1/bias": 2,
+        "image_encoder/block_11/mlp/fc2/kernel": 1, "image_encoder/norm/scale": 0, "text_encoder/word/embedding": 13,
+        "text_encoder/position/embedding": 13, "text_encoder/token_type/embedding": 13, "text_encoder/embedding_norm/bias": 13,
+        "text_encoder/block_0/attention_norm/scale": 12, "text_encoder/block_11/mlp/fc1/kernel": 1, "image_head/kernel": 0,
+    }  # fmt: skip
+    assert {name: got[name] for name in want} == {name: 0.75**power for name, power in want.items()}
+
+
+def test_layer_decay_multiplies_rates_and_updates():
+    size = dict(width=8, num_heads=2, mlp_dim=8)
+    shapes = trunks({**size, "patch_size": 16, "depth": 2}, {**size, "depth": 3, "max_positions": 4})
+    params = jax.tree.map(lambda s: jnp.ones(s.shape), shapes)
+    tx = optim.make(params, lambda step: 0.1, weight_decay=0.0, layer_decay=0.5, rates=[("^text_encoder/", 0.1)])
+    updates = trees.flatten(tx.update(params, tx.init(params), params)[0])
+    for name, power in (("image_encoder/class_token", 3), ("image_encoder/block_1/attention/out/kernel", 1),
+                        ("image_encoder/norm/bias", 0), ("image_head/kernel", 0)):  # fmt: skip
+        np.testing.assert_allclose(updates[name], -0.1 * 0.5**power, rtol=1e-5)
+    np.testing.assert_allclose(updates["text_encoder/block_1/mlp/fc1/kernel"], -0.1 * 0.1 * 0.5**2, rtol=1e-5)
+
+
+def test_layer_decay_that_cannot_be():
+    with pytest.raises(ValueError, match="no trunk has numbered blocks"):
+        run(1, layer_decay=0.75)
+    with pytest.raises(ValueError, match="above 0 and at most 1"):
+        run(1, layer_decay=1.5)
 
 
 @pytest.mark.parametrize("option", [{"freeze": ["trunc"]}, {"rates": [("x", 1.0)]}, {"freeze_until_step": [("x", 1)]}])

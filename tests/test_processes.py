@@ -1,12 +1,16 @@
 """Runs of several processes on this machine: the training of one process, faults, and checkpoints for another number."""
+import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from medvlp_jax import checkpoint, distributed
 from tests import processes
@@ -79,6 +83,93 @@ def test_processes_by_hand():
     assert distributed.by_hand({"JOB_COMPLETION_INDEX": "2"}) == {}
     with pytest.raises(ValueError, match="JAX_PROCESS_ID=4, JAX_NUM_PROCESSES=4: expected numbers from 0 to below"):
         distributed.by_hand(given | {"JAX_PROCESS_ID": "4"})
+
+
+LOST = (
+    "INTERNAL: NCCL operation ncclGroupEnd() failed: remote process exited or there was a network error. Last NCCL "
+    "warning(error) log entry (may be unrelated) 'socketProgress: Connection closed by remote peer node7<41234>'.",
+    "INTERNAL: NCCL operation ncclAllReduce(...) failed: unhandled system error (run with NCCL_DEBUG=INFO for details). "
+    "Last NCCL warning(error) log entry 'Call to recv from 10.0.0.7<44310> failed : Connection timed out'",
+    "UNKNOWN: Gloo all-reduce failed: [pair.cc:547] Connection closed by peer [127.0.0.1]:61234",
+    "UNAVAILABLE: failed to connect to all addresses; last error: Socket closed",
+    "INTERNAL: The following tasks are unhealthy (stopped sending heartbeats): /job:jax_worker/replica:0/task:3",
+)
+OF_THIS_PROCESS = (
+    "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8589934592 bytes.",
+    "INTERNAL: NCCL operation ncclCommInitRankConfig failed: unhandled cuda error (run with NCCL_DEBUG=INFO for details). "
+    "Last NCCL warning(error) log entry (may be unrelated) 'Cuda failure 2 'out of memory''.",
+    "INTERNAL: NCCL operation ncclGroupEnd() failed: unhandled system error. Last NCCL warning(error) log entry 'Cuda failure "
+    "CUDA_ERROR_OUT_OF_MEMORY'",
+    "INVALID_ARGUMENT: NCCL operation ncclAllGather(...) failed: invalid usage (run with NCCL_DEBUG=WARN for details)",
+    "INTERNAL: NCCL operation ncclAllReduce failed: invalid argument (run with NCCL_DEBUG=WARN for details)",
+    "INTERNAL: NCCL operation ncclGroupEnd() failed: unhandled cuda error. 'Cuda failure 719 'unspecified launch failure''",
+    "INTERNAL: an illegal memory access was encountered",
+)
+
+
+@pytest.mark.parametrize("text, want", [*((t, True) for t in LOST), *((t, False) for t in OF_THIS_PROCESS)])
+def test_a_lost_process_is_told_from_a_fault_of_this_one(text, want, monkeypatch):
+    """Messages as XLA writes them; they may be the cause of what is raised."""
+    error = RuntimeError("while saving")
+    error.__cause__ = jax.errors.JaxRuntimeError(text)
+    assert distributed.lost(error) is False  # alone nobody can be lost
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert distributed.lost(error) is want and distributed.lost(error.__cause__) is want
+    assert not distributed.lost(ValueError(text))
+
+
+ENDS = """
+import sys
+import jax
+from medvlp_jax import cli, distributed
+
+def fail():
+    raise jax.errors.JaxRuntimeError(sys.argv[1])
+
+jax.process_count = lambda: 2
+cli.guarded(distributed.run, fail)
+"""
+
+
+@pytest.mark.parametrize("text, code", [(LOST[0], distributed.LOST), (OF_THIS_PROCESS[1], 1)])
+def test_the_cause_is_always_printed(text, code):
+    done = subprocess.run([sys.executable, "-c", ENDS, text], cwd=processes.ROOT, capture_output=True, text=True, timeout=120,
+                          env={**os.environ, "JAX_PLATFORMS": "cpu"})  # fmt: skip
+    assert done.returncode == code and "Traceback" in done.stderr and text in done.stderr
+    assert ("error: process 0 of 2 stops: another process ended" in done.stderr) == (code == distributed.LOST)
+
+
+@pytest.mark.parametrize(
+    "hosts, workers, want",
+    [
+        ("aaaaaaaa", 16, [2] * 8), ("aaaaaaaa", 20, [3, 3, 3, 3, 2, 2, 2, 2]), ("aaaabbbb", 16, [4] * 8),
+        ("abababab", 5, [2, 2, 1, 1, 1, 1, 1, 1]), ("aaaaaaaa", 3, [1] * 8), ("ab", 0, [0, 0]), ("abc", 4, [4, 4, 4]),
+    ],
+)  # fmt: skip
+def test_the_workers_of_a_host_are_shared_by_its_processes(hosts, workers, want, monkeypatch):
+    sent = []
+
+    def share(index):
+        monkeypatch.setattr(distributed.socket, "gethostname", lambda: hosts[index])
+        monkeypatch.setattr(jax, "process_index", lambda: index)
+        return distributed.share_of_host(workers)
+
+    monkeypatch.setattr(jax, "process_count", lambda: len(hosts))
+    monkeypatch.setattr(multihost_utils, "process_allgather", lambda x: sent.append(x) or np.stack([x] * len(hosts)))
+    for index in range(len(hosts)):  # once to learn what each sends
+        share(index)
+    monkeypatch.setattr(multihost_utils, "process_allgather", lambda x: np.stack(sent[: len(hosts)]))
+    assert [share(index) for index in range(len(hosts))] == want
+
+
+def test_two_processes_share_workers_and_agree_on_checkpoints_by_the_clock(tmp_path):
+    """They are on one host, so that three workers are two and one. A step that only one saved would hang."""
+    options = ("--config.train.steps=40", "--config.data.workers=3", "--config.train.checkpoint_every=0.02 min",
+               "--config.train.keep=100")  # fmt: skip
+    written = processes.run(tmp_path / "run", *options, processes=2, method="medklip")
+    assert "data.workers=3 for the 2 processes of this host: 2 for this one" in written[0]
+    steps = checkpoint.steps(tmp_path / "run")
+    assert len(steps) > 1 and steps[-1] == 40 and steps[0] >= 5
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,7 @@ def test_goodput_is_what_the_parts_leave(clock):
         wait(5)
         _ = 1 / 0
     wait(25)
+    assert clock.pauses() == 13  # input is waited for while training
     assert clock.split() == {"start": 10, "input": 2, "checkpoint": 8, "evaluation": 5, "steps": 75, "total": 100}
     assert clock.report(9) == (
         "goodput 75.0%: 75.0 of 100.0 s went into 9 steps; start 10.0 s, input 2.0 s, checkpoint 8.0 s, evaluation 5.0 s"

@@ -2,6 +2,7 @@
 from ml_collections import ConfigDict
 
 from configs import common
+from medvlp_jax.periods import either
 
 VARIANTS = ("", "quickstart", "manifest")
 FREEZE_TRUNK = ("^image_encoder/",)
@@ -56,9 +57,12 @@ def base(variant: str, workload: str, needs: str, task: str, metric: str, head: 
             "freeze": (),  # FREEZE_TRUNK: the trunk is a constant, its statistics included
             "freeze_until_epoch": (),
             "rates": (),
+            "layer_decay": 1.0,  # learning rate of a block of a ViT or BERT over that of the next one (docs/scale.md); 1 = off
         }
     )
-    c.schedule = ConfigDict({"kind": "cosine", "lr": 5e-4, "start_lr": 0.0, "final_lr": 0.0, "warmup": 0.0})
+    c.schedule = ConfigDict(
+        {"kind": "cosine", "lr": 5e-4, "start_lr": 0.0, "final_lr": 0.0, "warmup": either(0.0), **common.batch_rule(48)}
+    )
     c.train.epochs = 50
     c.train.eval_every, c.train.patience = 500, 10
     c.train.best_metric = f"val/{task}/{metric}"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medvlp_jax import cli
+from medvlp_jax import cli, errors
 from medvlp_jax.bench import turns
 from medvlp_jax.input.tokens import SPECIAL
 from medvlp_jax.models import bert, trunks
@@ -62,6 +62,7 @@ def trunk_of(config):
     return trunks.image_encoder(**{k: v for k, v in config.model.image.to_dict().items() if k != "init"})
 
 
+@errors.opening()
 def settled(config, batch: int):
     """A copy whose step depends on no data, epoch or schedule: constant rate, clipping, nothing frozen.
 

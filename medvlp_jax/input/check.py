@@ -138,7 +138,7 @@ def _judge(source, max_bad_share, threads, targets, level, folder) -> tuple[Mani
             skipped.setdefault(reason, []).append(source.line(index))
     keep = np.array([index for index, reason in enumerate(reasons) if not reason], np.int64)
     short = [source.line(index) for index in short if not reasons[index]]
-    texts = Counter(source.locate_text(source.table[row])[1] for row in source.rows.tolist())
+    texts = Counter(source.locate_text(source.table[row])[1] for row in source.rows)
     summary = Summary(len(source), skipped, dict(unknown), short, dict(texts), *_labels(source))
     store.keep(verdicts.from_flat(entries))
     if summary.bad > max_bad_share * len(source) or not len(keep):

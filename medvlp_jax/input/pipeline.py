@@ -15,6 +15,7 @@ import grain
 import numpy as np
 from absl import flags, logging
 
+from medvlp_jax import errors
 from medvlp_jax.input import decode, transforms
 from medvlp_jax.input.evaluation import eval_batches
 from medvlp_jax.input.examples import DEFAULTS, NEEDS, Options, check_options, choose_rows, make_row
@@ -56,7 +57,7 @@ class Loader:
                 index = int(rng.integers(len(self.rows)))
                 continue
             return {**arrays, "bad": bad}
-        raise ValueError(f"{_TRIES} examples in a row cannot be decoded: {bad}")
+        raise errors.BadValue(f"{_TRIES} examples in a row cannot be decoded: {bad}")
 
 
 def collate(rows: Iterable[dict], size: int) -> dict[str, Any]:
@@ -116,7 +117,7 @@ class TrainIterator(grain.DatasetIterator):
                 logging.warning("example %d skipped (%s); %d so far", row, why, len(self._bad))
         if len(self._bad) > self._max_bad:
             shown = "; ".join(f"{row}: {why}" for row, why in list(self._bad.items())[:20])
-            raise ValueError(f"{len(self._bad)} examples cannot be decoded, {self._max_bad} are allowed: {shown}")
+            raise errors.BadValue(f"{len(self._bad)} examples cannot be decoded, {self._max_bad} are allowed: {shown}")
 
     @property
     def skipped(self) -> dict[str, str]:

@@ -23,21 +23,22 @@ def objective(m: MLIP, batch: dict, table: jax.Array, rng: jax.Array, weights: d
 
     Args:
       m: the bound module, in training mode.
-      batch: as `input.pipeline` makes it, with normalised images.
+      batch: as `input.pipeline` makes it, with normalised images. A row of has_report 0 takes part with image and labels only:
+        its text is no pair, no negative, has no words and is in no statistics.
       table: frozen entity embeddings (K, T).
       weights: config.losses; o: config.objective.
     """
     on = {name for name, weight in weights.items() if weight}
     keys = dict(zip(("image", "text", "negatives"), jax.random.split(rng, 3), strict=True))
     valid = batch["has_report"]  # (B,)
-    present = (batch["labels"] == 1) & (valid > 0)[:, None]  # (B, K)
+    present = batch["labels"] == 1  # (B, K)
     mask = batch["attention_mask"]
     image = m.image_trunk(batch["image"], True)
     text = m.text_trunk(batch["input_ids"], mask, True)
     terms = {}
     v = t = None
     if on & {"global_contrast", "category", "matching", "kl"}:
-        v, t = m.image_embedding(image, True), m.text_embedding(text, True)  # (B, D)
+        v, t = m.image_embedding(image, True), m.text_embedding(text, True, valid)  # (B, D)
     if on & {"global_contrast", "kl"}:
         reports = contrastive.report_keys(batch["input_ids"])  # (B, 2)
         terms.update(_global(m, v, t, valid, reports, keys, on, o))
@@ -45,7 +46,8 @@ def objective(m: MLIP, batch: dict, table: jax.Array, rng: jax.Array, weights: d
     if on & {"alignment", "knowledge_patch"}:
         patches = m.patch_embeddings(image, True)  # (B, N, D)
     if "alignment" in on:
-        words, attention, word_mask = local.aggregate_words(text["tokens"], batch["word_ids"], text["attention"])
+        word_ids = jnp.where(valid[:, None] > 0, batch["word_ids"], -1)  # (B, M)
+        words, attention, word_mask = local.aggregate_words(text["tokens"], word_ids, text["attention"])
         words = normalize(m.token_head(words, word_mask, train=True))  # (B, W, D)
         if o.knowledge_gate:
             context, _ = local.entity_context(words, entities, present, o.local_temperature)
@@ -70,7 +72,8 @@ def objective(m: MLIP, batch: dict, table: jax.Array, rng: jax.Array, weights: d
     if "swapping" in on:
         swapped = m.text_trunk(batch["swapped_ids"], batch["swapped_mask"], True)
         logits = m.swapping_head(m.fuse(swapped, batch["swapped_mask"], image, True))  # (B, M, 2)
-        terms["swapping"] = supervised.token_swap_loss(logits, batch["swapped_labels"])
+        labels = jnp.where(valid[:, None] > 0, batch["swapped_labels"], jnp.int8(-1))
+        terms["swapping"] = supervised.token_swap_loss(logits, labels)
     return sum(weights[name] * value for name, value in terms.items()), terms
 
 

@@ -77,9 +77,9 @@ class TwoTowers(nn.Module):
         """v (B, D), unit."""
         return normalize(self.image_head(trunk["pooled"], train=train))
 
-    def text_embedding(self, trunk: dict, train: bool) -> jax.Array:
-        """t (B, D), unit, from [CLS]."""
-        return normalize(self.text_head(trunk["tokens"][:, 0], train=train))
+    def text_embedding(self, trunk: dict, train: bool, mask: jax.Array | None = None) -> jax.Array:
+        """t (B, D), unit, from [CLS]. mask (B,): rows that count in the batch's statistics, None all."""
+        return normalize(self.text_head(trunk["tokens"][:, 0], mask, train))
 
     def patch_embeddings(self, trunk: dict, train: bool) -> jax.Array:
         """p_n (B, N, D), unit."""

@@ -20,7 +20,7 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # nor a cloud's metadata serve
 
 from absl import app, flags, logging  # noqa: E402
 
-from medvlp_jax import cli, sharding  # noqa: E402
+from medvlp_jax import cli, errors, sharding  # noqa: E402
 from medvlp_jax.plan import chips, program, report, roofline, search, topology  # noqa: E402
 
 FLAGS = flags.FLAGS
@@ -126,6 +126,7 @@ def plan(config, name: str, rows: int, meshes: list[str], options) -> dict:
     return record
 
 
+@errors.opening()
 def main(argv):
     """Entry of `python -m medvlp_jax.plan`."""
     if len(argv) > 1:

@@ -72,7 +72,7 @@ def prepare(config, topology: Topology, batch: int, mesh: dict[str, int]):
       ValueError: what `experiment.build` finds wrong, or a batch that does not divide over the devices.
     """
     config = config.copy_and_resolve_references()
-    config.data.batch_size = batch
+    config.data.batch_size, config.data.batch_per_device = batch, 0
     config.mesh.update(mesh)
     if batch % len(topology.devices):
         raise ValueError(f"a batch of {batch} does not divide over {len(topology.devices)} devices")

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from medvlp_jax import checkpoint, cli, initial_weights, metrics, weights
+from medvlp_jax import checkpoint, cli, errors, initial_weights, metrics, weights
 from medvlp_jax.input import tokens
 from medvlp_jax.models import trunks
 from medvlp_jax.weights import bert, directory, files, hub, mgca, vit
@@ -197,7 +197,7 @@ def main(argv: list[str]) -> None:
     """Runs one command; a mistake of the user ends with one line and exit code 2."""
     options = vars(parser().parse_args(argv))
     options.pop("command")
-    cli.guarded(lambda: options.pop("function")(**options))
+    cli.guarded(errors.opening()(options.pop("function")), **options)
 
 
 if __name__ == "__main__":

@@ -143,3 +143,23 @@ def test_options_that_cannot_be_meant():
     ]:
         with pytest.raises(ValueError, match=message):
             pipeline.train_iterator(source, None, pipeline.Options(**fields), batch_size=1, seed=0)
+
+
+def test_of_labels_that_contradict_each_other_presence_counts_unless_the_own_name_is_there():
+    labels = {"Effusion": 0, "Pleural Effusion": 1}
+    for order in (list(labels), list(labels)[::-1]):
+        assert targets.label({k: labels[k] for k in order}, "effusion") == 1
+    for own in (0, 1):
+        assert targets.label({"effusion": own, "Effusion": 1 - own}, "effusion") == own
+    assert targets.label({"Effusion": -1}, "effusion") == -1
+
+
+def test_of_too_many_boxes_the_largest_are_kept():
+    """By area, largest first; a wide flat box is not larger than a square one. Boxes of other findings take no place."""
+    image = np.zeros((64, 64), np.uint8)
+    options = pipeline.Options(image_size=64, needs=("boxes",), targets=("nodule", "mass"), max_boxes=2)
+    boxes = [("nodule", 0, 0, 4, 4), ("mass", 0, 0, 30, 2), ("mass", 8, 8, 20, 20), ("heart", 0, 0, 60, 60),
+             ("nodule", 1, 2, 10, 12)]  # fmt: skip
+    _, geometry = transforms.train_view(np.random.default_rng(0), image, size=64, crop="none", frame=64, how="pad", hflip=0.0)
+    out = targets.arrays({"image": image, "boxes": boxes, "masks": {}, "finding_labels": {}}, geometry, options)
+    np.testing.assert_allclose(out["boxes"], [[1, 8, 8, 20, 20], [0, 1, 2, 10, 12]])

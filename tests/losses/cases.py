@@ -75,7 +75,7 @@ def build() -> dict[str, Case]:
             tables=("temperature",),
         ),
         "kl_divergence": Case(
-            lambda mu, log_var, valid: contrastive.kl_divergence(mu, log_var, None, valid),
+            lambda mu, log_var, valid: contrastive.kl_divergence(mu, log_var, 0.3 / np.sqrt(DIM), valid),
             {"mu": 0.1 * normal(BATCH, DIM), "log_var": normal(BATCH, DIM) - 4}, {"valid": valid}, no_rows,
             {"mu": dead[:, None] & np.ones((1, DIM), bool), "log_var": dead[:, None] & np.ones((1, DIM), bool)},
         ),

@@ -62,6 +62,18 @@ def test_golden_forward():
         assert golden.relative_l2(array, z[name]) <= 1e-5, name
 
 
+def test_golden_predictions():
+    """What the tasks read: the probability of the second class, present, and the mean of all layers' maps."""
+    _, variables, inputs, _, _, z = load("medklip_eval")
+    predict = method.get(config_of_medklip.get_config()).predict
+    variables = {**variables, "knowledge": {k: inputs[k] for k in ("entities", "positions")}}
+    both = jax.jit(lambda v, b: [predict[name](v, b) for name in ("score_findings", "ground")])
+    score, ground = both(variables, {"image": inputs["image"]})
+    assert golden.relative_l2(score, z["prob"][..., 1]) <= 1e-5
+    assert golden.relative_l2(ground.reshape(*ground.shape[:2], -1), z["ws_mean"]) <= 1e-5
+    assert np.abs(z["prob"][..., 1] - z["prob"][..., 0]).max() > 0.01
+
+
 @pytest.fixture(scope="module")
 def train_case():
     """One compiled gradient for all variants of a number type: the entities that count and the weights are arguments."""
