@@ -8,11 +8,12 @@ A number is the word `#`.
 CUES = {
     # Absent: all that follows, until the clause turns.
     "neg": ["no", "without", "denies|deny|denied", "negative for", "free of|from", "clear of", "otherwise clear of",
-            "neither", "nor", "rather than", "instead of",
+            "nor", "rather than", "instead of",
             "not have|show|demonstrate|reveal|contain|exhibit|see|identify|suggest|find|detect|appreciate|visualize",
             "absent is|are", "no evidence of|for", "no sign of", "devoid of", "never",
             "not appear|seem to be|represent", "w / o", "w / out", "neg for", "nil", "fail|failed to show|demonstrate|"
             "reveal|identify|confirm", "nothing to suggest|indicate", "argue|argued|arguing against"],
+    "neg:neither": ["neither"],
     # ... and what came before, if nothing follows ("are all absent").
     "neg:absent": ["absent"],
     "neg:absence": ["absence of", "lack of"],
@@ -28,17 +29,19 @@ CUES = {
                  "neither seen|identified|visualized|present|evident|noted nor"],
     # What was taken for a finding is none ("the pneumothorax described is a skin fold").
     "neg_post:mimic": ["is|are|was|were|represent|represented|representing|be a? skin fold",
-                       "is|are|was|were|represent|represented|representing|be a? nipple shadow"],
+                       "is|are|was|were|represent|represented|representing|be a? nipple shadow",
+                       "is|are|was|were artifactual|spurious|artifact"],
     # Absent, after a colon only ("Pneumothorax: negative").
     "denial": ["negative", "neg", "n"],
     # Gone since the last study: what came before ("has resolved"), what follows ("resolution of").
     "gone_post": ["resolved", "cleared", "disappeared", "removed", "extubated", "gone", "vanished", "resorbed", "reabsorbed",
                   "pulled", "taken out|down", "discontinued", "re expanded",
                   "been? replaced by|with", "no longer be? clearly|definitely? seen|present|visualized|"
-                  "visualised|identified|evident|appreciated|apparent|visible|noted|demonstrated|there"],
+                  "visualised|identified|evident|appreciated|apparent|visible|noted|demonstrated|there",
+                  "no longer in place|situ|position", "explanted"],
     "gone_post:removal": ["removal"],
     # ... of devices.
-    "gone_post:out": ["is|are|was|were|been|come out"],
+    "gone_post:out": ["is|are|was|were|been|come? out"],
     "gone": ["complete|interval? resolution of|:", "complete|interval? clearing of|:",
              "complete|interval? disappearance of", "interval? removal of", "cleared of",
              "no longer have|has|show|contain"],
@@ -51,13 +54,14 @@ CUES = {
             "whether|if there is|are|was|were|may|might", "cannot|not say|state|confirm that? there is|are no",
             "not sure|certain|confident that? there is|are no",
             "suspicious|suspicion|concern|concerning|worrisome|worry for|of|about", "more|most|less|very likely",
-            "rule out", "r / o", "r o", "to exclude", "should be considered", "hint of",
+            "rule out", "r / o", "r o", "to exclude", "should be considered", "hint of", "exclusion of",
+            "it is|was felt|thought|believed",
             "history|symptom|sign of",
             "correlate|correlation", "h / o", "hx of", "evaluate|evaluation|assess|assessment for",
             "believed|thought|felt|considered to represent|be", "low|high suspicion for|of", "borderline",
             "borderline for", "risk for|of"],
     # ... after a negation too ("the absence of fever does not exclude pneumonia").
-    "unc:open": ["cannot|not completely|entirely|definitively|fully|reliably? exclude|excluded", "can|ca not rule",
+    "unc:open": ["cannot|not completely|entirely|definitively|fully|reliably? exclude|excluded", "can|ca not rule out?",
                  "cannot|not rule out", "cannot|not r / o", "unable|inability|not|insufficient able|sufficient? to exclude",
                  "unable|inability to rule out", "difficult|hard|impossible to exclude", "not possible to exclude",
                  "difficult|hard|impossible to rule out", "not possible to rule out",
@@ -80,7 +84,9 @@ CUES = {
                             "thought|felt|believed|favored|suspected to be|represent|reflect a? skin fold"],
     "unc_post": ["cannot|not be? entirely|completely|definitively|definitely|fully|reliably|confidently? excluded",
                  "can not be entirely|completely|definitively|fully? excluded",
-                 "cannot be ruled out", "is|are|be|remain difficult|hard|impossible to exclude",
+                 "cannot|not be ruled out",
+                 "cannot|not entirely|completely|definitively|definitely|fully|reliably|confidently be excluded",
+                 "is|are|be|remain difficult|hard|impossible to exclude",
                  "is|are|be not possible to exclude", "is|are|be|remain difficult|hard|impossible to rule out",
                  "is|are|be not possible to rule out", "cannot be confirmed|assessed|evaluated|determined", "not ruled out",
                  "difficult to assess|evaluate|confirm",
@@ -99,9 +105,10 @@ CUES = {
     "versus": ["versus", "vs", "v", "is|are? favored|preferred over", "more|less likely than"],
     # Ends every scope.
     "stop:semicolon": [";"],
-    "stop": ["but", "period", "however", "although", "though", "except for?", "aside|apart from", "other than", "yet",
-             "while", "with the exception of", "whereas", "despite", "besides", "nevertheless", "additionally",
-             "after", "following", "none on|in|at the? left|right|other|remaining side?|lung?", "none left|right"],
+    "stop": ["but", "period", "however", "although", "though", "except for?", "save for", "aside|apart from",
+             "other than", "yet", "while", "with the exception of", "whereas", "despite", "besides", "nevertheless",
+             "additionally", "after", "following", "none on|in|at the? left|right|other|remaining side?|lung?",
+             "none left|right"],
     # Starts an affirmed statement.
     "restart": ["there is|are|was|were", "there has|have been"],
     # The findings on both sides are one thing: they share a place.
@@ -124,7 +131,7 @@ CUES = {
     # Contains a cue but is none.
     "nothing": ["none suspicious|concerning|worrisome|new|enlarging|larger", "of uncertain|unclear|indeterminate|unknown "
                 "etiology|significance|chronicity|age|cause", "pulled back", "pulled out of position",
-                "is|are|was|were|been out of",
+                "is|are|was|were|been? out of",
                 "not gone|vanished|disappeared|removed", "not gone away",
                 "not only|as", "not significantly? changed|different|increased|decreased|improved|progressed|worse",
                 "not seen|present on|in the? prior|previous|comparison|initial|earlier|old|first|admission|outside|field",

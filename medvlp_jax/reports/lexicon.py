@@ -158,7 +158,7 @@ NOTHING = [
     "in line", "bone density|mineralization", "room air", "air bronchogram", "bowel air|gas", "nipple shadow",
     "lead marker", "free edge", "disease process", "respiratory|renal|kidney|liver failure",
     "weight|hearing|blood loss",
-    "normal variant", "normal sinus", "low grade|density|dose|lying|attenuation", "previous|prior finding",
+    "failure of|to", "normal variant", "normal sinus", "low grade|density|dose|lying|attenuation", "previous|prior finding",
     "clinical finding", "skin fold", "left lateral", "lateral decubitus", "non ___", "limit evaluation", "heart rate",
     "no more than", "no? further evaluation", "with contrast", "side marker", "fat planes?", "chest tube site",
     "right now", "right away", "postoperative day", "time period", "left over", "gone up|down|from", "line the",

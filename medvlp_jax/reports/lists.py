@@ -123,6 +123,10 @@ def turns(clause: list[Item], k: int, gone: bool = False) -> bool:
 def _described_place(clause: list[Item], k: int) -> bool:
     """Whether an adjective and its anatomy, the only other item, follow the comma ("no free air, distended stomach")."""
     tail = clause[k + 1:k + 4]
+    after = [item for item in clause[k + 2:k + 5] if item.kind != "affirm"]
+    if (after and tail[0].kind == "place" and after[0].kind == "finding" and after[0].value.adjective
+            and (len(after) == 1 or after[1].kind in ("comma", "stop", "close"))):
+        return _first_comma(clause, k) and not _bare_item_follows(clause, k)  # "no effusion, heart mildly enlarged"
     return (_first_comma(clause, k) and len(tail) > 1 and tail[0].kind == "finding" and tail[0].value.adjective
             and not is_normal(tail[0]) and "place" in (kinds := [item.kind for item in tail])
             and set(kinds[1:kinds.index("place")]) <= {"side"} and not _bare_item_follows(clause, k))
@@ -141,8 +145,10 @@ def breaks(clause: list[Item], k: int) -> bool:
         return clause[k].first != cue.last + 1  # "no addition to the above: cardiomegaly", not "negative for: edema"
     if mark == "colon" and before.kind in ("gone", "gone_post"):
         return False  # "resolved: left effusion"
-    if mark == "open" and any(item.kind == "link" or item.value == "only" for item in clause[k + 1:]):
-        return True  # "no pneumonia (the opacity is due to atelectasis)"
+    if mark == "open":
+        end = next((n for n in range(k + 1, len(clause)) if clause[n].kind == "close"), len(clause))
+        if any(i.kind == "link" or i.value == "only" or (i.kind == "verb" and not i.value) for i in clause[k + 1:end]):
+            return True  # "no pneumonia (the opacity is due to atelectasis)"
     return turns(clause, k)
 
 

@@ -15,7 +15,8 @@ from medvlp_jax.reports.lemmas import plural_stem
 # quotes are no tokens: "left-sided" is two words.
 _TOKEN = re.compile(r"[A-Za-z](?=\d)\w+|[A-Za-z]+(?=n['’]t\b)|n['’]t\b|[A-Za-z]+|\d[\d.]*|_+|\+/-|[,;:/?&]")
 # A dash or a bracket between words. They are no words, so that "port - a - cath (new)" reads as without them.
-_MARK = re.compile(r"(?P<dash>--+|[–—]|(?<=\s)-(?=\s))|(?P<open>\()|(?P<close>\))")
+_MARK = re.compile(r"(?P<dash>--+|[–—]|(?<=\s)-(?=\s))|(?P<open>[(\[])|(?P<close>[)\]])")
+_MAY_MARK = re.compile(r"[-–—(\[]")  # a quick look before
 _BLANK = re.compile(r"x{3,}|_+")
 _TYPO_LENGTHS = range(7, 30)  # shorter words have too many neighbours, longer ones are no words
 # Words of their own that are one letter from one of the vocabulary.
@@ -184,12 +185,15 @@ def items(text: str, start: int = 0, end: int | None = None) -> list[Item]:
             for kind, value in values:
                 out.append(Item(kind, value, i, last, begin, stop))
         i = last + 1
-    return _with_marks(out, text, start, end) if out and _MARK.search(text, start, end) else out
+    return _with_marks(out, text, start, end) if out and _MAY_MARK.search(text, start, end) else out
 
 
 def _with_marks(found: list[Item], text: str, start: int, end: int) -> list[Item]:
     """Puts the dashes and brackets that stand between phrases into the list; those within a phrase mean nothing."""
-    out, marks = [], [Item(m.lastgroup, None, -1, -1, m.start(), m.end()) for m in _MARK.finditer(text, start, end)]
+    marks = [Item(m.lastgroup, None, -1, -1, m.start(), m.end()) for m in _MARK.finditer(text, start, end)]
+    if not marks:
+        return found
+    out = []
     marks.reverse()
     for item in found:
         while marks and marks[-1].start < item.start:

@@ -57,7 +57,6 @@ def _wanted(item: matcher.Item, groups: set) -> bool:
 def _drop_idle(clause: list[matcher.Item]) -> list[matcher.Item]:
     """Without the words that cannot mean a finding here, so that they do not split phrases: those whose condition no
     place of the clause meets, and normal words inside the phrase of a finding ("no clear consolidation")."""
-    clause = clause[:next((k for k, item in enumerate(clause) if item.kind == "sought"), len(clause))]
     named = {group for item in clause if item.kind == "place" for group in item.value}
     return [item for k, item in enumerate(clause)
             if item.kind != "finding" or not ((item.value.needs - _WORDS_OF_NEED and not item.value.needs & named)
@@ -112,14 +111,14 @@ def _clause_mentions(clause: list[matcher.Item], before: list[tuple]) -> list[tu
 
 
 def _since(clause: list[matcher.Item], before: list[tuple]) -> list[tuple]:
-    """The finding of an earlier image that a clause without a finding calls gone ("..., but it is no longer seen")."""
-    kinds = {item.kind for item in clause}
+    """The finding of an earlier image that a clause without a finding calls gone, or else larger ("; it is no longer seen")."""
+    kinds = {item.kind for item in clause if item.kind != "finding" or item.value.entity not in _ASIDE}
     nouns = {item.value.entity: (item, settled) for item, settled, _ in before
              if item.exists and not (item.value.adjective or clauses.is_normal(item))}
-    if "finding" in kinds or "side" in kinds or len(nouns) != 1 or not kinds & {"neg_post", "gone_post"}:
+    if "finding" in kinds or "side" in kinds or len(nouns) != 1 or not kinds & {"neg_post", "gone_post", "affirm"}:
         return []
     ((item, settled),) = nouns.values()
-    item.exists = 0
+    item.exists = item.exists if kinds.isdisjoint({"neg_post", "gone_post"}) else 0
     return [(item, settled, True)]
 
 

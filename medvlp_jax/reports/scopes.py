@@ -41,6 +41,8 @@ def assign(clause: list[Item]) -> None:
                     state, scope = 1, ""
         elif kind in ("neg", "gone") or (kind in ("neg_post", "gone_post") and _fronted(clause, k)):
             state, scope, gone = 0, "list", kind != "neg"
+        elif kind == "neg_next" and gone and k + 1 < len(clause) and clause[k + 1].value == "of":
+            state, scope = 1, ""  # "resolution of edema, not of the effusion"
         elif kind == "neg_next":
             state, scope = 0, "next"
         elif kind in lists.UNCERTAIN and not ((kind == "if_any" and _said_before(clause, k))
@@ -127,6 +129,8 @@ def _backwards(clause: list[Item], k: int, exists: int) -> None:
             return
         elif item.kind == "verb" and some:
             return  # "edema is present and effusion is not seen"
+        elif item.kind in ("open", "dash") and some:
+            return  # "infiltrates (edema vs. pneumonia)"
         elif item.kind == "comma" and not joined and (some or clause[k].kind == "unc_post"):
             return  # but go on at "the effusion, which has resolved"
 

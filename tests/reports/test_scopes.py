@@ -139,10 +139,80 @@ def test_a_side_without_its_finding(text, expected):
     assert {(m.position, m.exists) for m in extract(text, implied=False)} == expected
 
 
+@pytest.mark.parametrize("text, expected", [
+    ("There is no evidence that the consolidation has resolved.", "consolidation 1"),
+    ("One does not appreciate any diminution in the effusions, nor in the atelectasis.", "effusion 1, atelectasis 1"),
+    ("No convincing regression of the mass.", "mass 1"),
+    ("No interval enlargement of the left upper lobe nodule.", "nodule 1"),
+    ("No enlargement of the hila.", "enlarge 0"),
+    ("No new infiltrate and no increase in the effusion.", "infiltrate 0, effusion 1"),
+    ("No radiographic changes of congestive heart failure.", "chf 0"),
+    ("Neither the effusion nor the atelectasis has changed.", "effusion 1, atelectasis 1"),
+    ("Neither effusion nor edema is seen.", "effusion 0, edema 0"),
+    ("No other interval change: the left lower lobe remains atelectatic.", "atelectasis 1"),
+    ("No addition to the resident's interpretation: cardiomegaly, no failure.", "cardiomegaly 1, chf 0"),
+    ("Negative for: effusion, edema.", "effusion 0, edema 0"),
+    ("Interval resolution of edema, not of the effusions.", "edema 0, effusion 1"),
+])
+def test_a_denied_change_leaves_what_changes(text, expected):
+    check(text, expected)
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("No consolidation -- mild left basilar atelectasis.", "consolidation 0, atelectasis 1"),
+    ("No infiltrate — emphysema.", "infiltrate 0, emphysema 1"),
+    ("No focal consolidation -- or effusion -- is seen.", "consolidation 0, effusion 0"),
+    ("Pneumothorax - no.", "pneumothorax 0"),
+    ("No edema (mild cardiomegaly is unchanged).", "edema 0, cardiomegaly 1"),
+    ("No volume overload (edema, effusions).", "fluid 0, edema 0, effusion 0"),
+    ("Small effusions (no pneumothorax) and cardiomegaly.", "effusion 1, pneumothorax 0, cardiomegaly 1"),
+    ("No effusion (previously small) or edema.", "effusion 0, edema 0"),
+    ("No pneumothorax [right chest tube in situ].", "pneumothorax 0, tube 1"),
+    ("Bilateral infiltrates (edema vs. pneumonia).", "infiltrate 1, edema 2, pneumonia 2"),
+    ("No free air, distended stomach.", "air 0, distention 1"),
+    ("No effusion, heart mildly enlarged.", "effusion 0, enlarge 1, cardiomegaly 1"),
+])
+def test_dashes_brackets_and_described_anatomies(text, expected):
+    check(text, expected)
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("The chest tube is out.", "tube 0"),
+    ("ETT out, NGT in place.", "tube 0, tube 1"),
+    ("The right jugular line has been replaced by a PICC.", "line 0, picc 1"),
+    ("The infiltrate described on the earlier study can no longer be appreciated.", "infiltrate 0"),
+    ("An effusion was present on the previous examination; none is seen today.", "effusion 0"),
+    ("The effusion was present on the prior study; it is larger now.", "effusion 1"),
+    ("Edema was present yesterday; there is none now.", "edema 0"),
+    ("The left apical pneumothorax described is a skin fold.", "pneumothorax 0"),
+    ("Resolved: left effusion; unchanged: cardiomegaly.", "effusion 0, cardiomegaly 1"),
+    ("No mets.", "tail_abnorm_obs 0"),
+    ("Should symptoms persist, CT could be obtained to look for an abscess.", ""),
+    ("Small pneumothorax. CT may be obtained to look for rib fractures.", "pneumothorax 1"),
+])
+def test_what_is_out_or_gone_or_only_looked_for(text, expected):
+    check(text, expected)
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("Superimposed pneumonia is difficult to exclude, given the extensive fibrosis.", "pneumonia 2, tail_abnorm_obs 1"),
+    ("It is not possible to exclude a small infiltrate.", "infiltrate 2"),
+    ("The absence of a consolidation does not exclude early pneumonia.", "consolidation 0, pneumonia 2"),
+    ("It is conceivable that a component of the opacity relates to pleural fluid.", "opacity 1, effusion 2"),
+    ("It is likely that the opacity is atelectasis.", "opacity 1, atelectasis 2"),
+    ("It is possible that there is pneumonia.", "pneumonia 2"),
+    ("The differential for the opacity would include atelectasis, pneumonia, and aspiration.",
+     "opacity 1, atelectasis 2, pneumonia 2, aspiration 2"),
+])
+def test_what_cannot_be_excluded_or_is_one_of_several(text, expected):
+    check(text, expected)
+
+
 def test_long_sentences_take_no_time():
     start = time.process_time()
     for part in ("no effusion, ", "no effusion, large ", "edema, ", "effusion on the prior study was ", "? ", "large, ", "or, ",
                  "small on the left, ", "no effusion; edema or ", "that ", "none, ", "absent, ",
-                 "year-old with ", "heart large, ", "no normal "):
+                 "year-old with ", "heart large, ", "no normal ", "no change in ", "no (edema ", "possible that opacity ",
+                 "no edema - ", "neither effusion "):
         extract(part * 1500)
     assert time.process_time() - start < 10
