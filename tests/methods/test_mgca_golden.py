@@ -18,6 +18,8 @@ from medvlp_jax.weights import resnet as resnet_weights
 from medvlp_jax.weights import table as t
 from tests import golden
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 LAMBDAS = {"global_contrast": 1.0, "alignment": 0.7, "category": 0.5}
 
 

@@ -12,6 +12,8 @@ from medvlp_jax.models.batch_norm import BatchNorm, normalize_groups
 from medvlp_jax.models.resnet import ResNet
 from medvlp_jax.plan import hlo, timeline
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 B, S, C = 6, 5, 3
 EPSILON = 1e-5
 

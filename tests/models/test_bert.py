@@ -10,6 +10,8 @@ from medvlp_jax.models.bert import Bert
 from tests import golden
 from tests.models import filled
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 
 def run(case, params, inputs, fields):
     """-> (hidden, out, last block's [CLS] weights (B, heads, M)) as numpy."""

@@ -9,6 +9,8 @@ from medvlp_jax.losses.contrastive import kl_divergence
 from medvlp_jax.models.divergence import DivergenceEncoder
 from medvlp_jax.models.heads import normalize
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 DIM = 64
 
 

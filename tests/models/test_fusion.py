@@ -8,6 +8,8 @@ import pytest
 from medvlp_jax.models.fusion import FusionDecoder, MultiHeadAttention
 from tests import golden
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 # torch's name inside of a layer -> ours; kernels are transposed, packed q/k/v are split.
 PACKED = (("self_attn.in_proj_{}", "self_attention"), ("multihead_attn.in_proj_{}", "cross_attention"))
 LAYER = (

@@ -10,6 +10,8 @@ from medvlp_jax.models.resnet import ResNet
 from tests import golden
 from tests.models import filled
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 
 def nhwc(x):
     return x.transpose(0, 2, 3, 1)

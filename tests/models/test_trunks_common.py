@@ -12,6 +12,8 @@ from medvlp_jax.models.resnet import ResNet
 from tests import golden
 from tests.models import filled
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 IMAGE = jnp.asarray(np.random.RandomState(0).randn(2, 32, 32, 3), jnp.float32)
 IDS = jnp.asarray(np.random.RandomState(1).randint(1, 30, (2, 7)), jnp.int32)
 SMALL = {

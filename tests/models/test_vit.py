@@ -9,6 +9,8 @@ from medvlp_jax.models import attention, vit
 from tests import golden
 from tests.models import filled
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 
 def test_tiny_matches_every_golden_output():
     _, params, inputs, want = golden.load("vit_tiny_golden")
