@@ -16,8 +16,6 @@ from medvlp_jax import checkpoint, checksums, experiment, trees
 from tests.save_worker import of_step
 from tests.test_checkpoint import Iterator, abstract, copy, save, saved, state  # noqa: F401 - copy and saved are fixtures
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 ROOT = Path(__file__).parents[1]
 
 

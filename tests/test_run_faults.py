@@ -12,8 +12,6 @@ import pytest
 from medvlp_jax import checkpoint, checksums
 from tests import processes
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 EVERY = ("--config.train.checkpoint_every=2", "--config.train.eval_every=0")
 
 
