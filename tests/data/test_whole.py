@@ -1,4 +1,4 @@
-"""The commands of the README on a miniature MIMIC-CXR: prepared, trained, killed, resumed, evaluated."""
+"""The commands of docs/your-data.md on a miniature MIMIC-CXR: prepared, trained, killed, resumed, evaluated."""
 import json
 import os
 import signal

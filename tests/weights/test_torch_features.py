@@ -1,4 +1,4 @@
-"""The way out: what is exported here loads strictly in torch and gives the same features, as the README says it does."""
+"""The way out: what is exported here loads strictly in torch and gives the same features, as docs/weights.md says it does."""
 import functools
 import re
 import shlex
@@ -175,8 +175,8 @@ def test_epsilon_of_their_config_is_ours(name, tmp_path):
 
 
 def readme():
-    """Export commands and Python blocks of the README's section on weights."""
-    text = (ROOT / "README.md").read_text().split("\n## Weights in and out\n")[1].split("\n## ")[0]
+    """Export commands and Python blocks of docs/weights.md."""
+    text = (ROOT / "docs" / "weights.md").read_text()
     commands = re.findall(r"^    python -m medvlp_jax.weights (export .*)$", text, re.MULTILINE)
     return [shlex.split(c) for c in commands], re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
@@ -204,7 +204,7 @@ def test_the_code_in_the_readme(tmp_path, monkeypatch):
     pixels = trunks.normalise(stretched[None, ..., None], config.mean, config.std)
     pixels = np.broadcast_to(pixels, IMAGE.shape)  # the shape that is compiled already
     for block, (apply, variables) in zip(blocks, ours, strict=True):
-        exec(compile(block, "README.md", "exec"), names)
+        exec(compile(block, "docs/weights.md", "exec"), names)
         x, out = apply(variables, pixels)
         assert golden.relative_l2(x[:1], names["feature"]) <= 1e-5
         if "patch_tokens" in out:
