@@ -9,7 +9,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusi
 
 import jax
 import pytest
-from absl import flags
+from absl import flags, logging
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -24,6 +24,12 @@ def shared_programs(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("programs"))
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     jax.config.update("jax_compilation_cache_dir", folder)
+
+
+@pytest.fixture(autouse=True)
+def information_is_logged():
+    """Some programs log warnings only, and a test that runs one leaves the process so."""
+    logging.set_verbosity(logging.INFO)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 import jax
 import numpy as np
 import pytest
-from absl import logging
 
 from medvlp_jax import cli, errors, evaluate, experiment, trees
 from medvlp_jax.input import tokens
@@ -182,7 +181,6 @@ def test_the_optimizer_is_that_of_the_config(tmp_path, caplog):
 
 def test_leaving_out_the_prototypes_does_not_stop_the_run(tmp_path, caplog):
     """Their default freezing rule has nothing to freeze then."""
-    logging.set_verbosity(logging.INFO)
     exp = build(tmp_path, "mlip", **{"losses/category": 0.0})
     params = jax.eval_shape(lambda t: exp.init_variables(0, t), exp.tables)["params"]
     exp.optimizer(params).init(params)

@@ -169,6 +169,5 @@ def test_the_progress_bar_shows_rate_and_time_left(tmp_path, monkeypatch):
 
 
 def test_without_a_terminal_records_are_log_lines(tmp_path, caplog):
-    logging.set_verbosity(logging.INFO)
     write(tmp_path, (2,))
     assert "step 2/10  loss 0.5  lr 0.1" in caplog.text

@@ -1,7 +1,6 @@
 """The learning rate follows the batch by rule, and a run that goes on says where its own moved."""
 import numpy as np
 import pytest
-from absl import logging
 
 from medvlp_jax import experiment, metrics, schedules
 from tests import tiny
@@ -18,7 +17,6 @@ def curve(tmp_path, **overrides):
 @pytest.mark.parametrize("rule, factor", [("off", 1), ("sqrt", 2), ("linear", 4)])
 @pytest.mark.parametrize("kind", ["cosine", "medklip_published"])
 def test_rates_follow_the_batch_by_the_rule_in_force(tmp_path, caplog, rule, factor, kind):
-    logging.set_verbosity(logging.INFO)
     common = {"data/batch_size": 64, "schedule/kind": kind, "train/epochs": 20}
     want = factor * curve(tmp_path, **common)
     caplog.clear()

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import logging
 
 from medvlp_jax import checkpoint, cli, errors, evaluate, experiment, train
 from medvlp_jax.tasks import evaluation
@@ -183,7 +182,6 @@ class TestInThisProcess:
         assert end.value.code == 2 and "error: data.batch_size=12 must be a multiple of" in capsys.readouterr().err
 
     def test_a_batch_per_device(self, tmp_path, caplog):
-        logging.set_verbosity(logging.INFO)
         config = tiny.run_config("medklip", **{"train/steps": 1, "data/batch_per_device": 3, "evals/tasks": ()})
         train.train(config, tmp_path)
         assert "steps of 24 examples an epoch, 1 in all; 8 devices have 3 examples each" in caplog.text
